@@ -1,0 +1,62 @@
+"""Records as figures and films; the only module that draws.
+
+Every function draws on matplotlib's objects (never on pyplot's global state), takes ``theme`` and,
+where it draws one panel, ``ax``, and returns ``(fig, ax)``. Nothing here reads a file or measures anything.
+"""
+
+from galstress.figures.evaluation import (
+    Curve,
+    coverage_by_bin,
+    coverage_by_output,
+    domain_map,
+    error_curves,
+    loss_curve,
+)
+from galstress.figures.film import FilmStrip, draw_frame, write_film
+from galstress.figures.measurements import corner, radial_profile
+from galstress.figures.sensitivity import shift_bands, shift_points
+from galstress.figures.stamps import (
+    RESIDUAL_LIMIT_SIGMA,
+    Stretch,
+    attention_map,
+    choose_stretch,
+    colour_key,
+    residual_key,
+    round_length,
+    stamp,
+    to_pixels,
+)
+from galstress.figures.theme import DARK, LIGHT, Theme, drawing, new_axes, recolour, to_png, to_svg
+
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "RESIDUAL_LIMIT_SIGMA",
+    "Curve",
+    "FilmStrip",
+    "Stretch",
+    "Theme",
+    "attention_map",
+    "choose_stretch",
+    "colour_key",
+    "corner",
+    "coverage_by_bin",
+    "coverage_by_output",
+    "domain_map",
+    "draw_frame",
+    "drawing",
+    "error_curves",
+    "loss_curve",
+    "new_axes",
+    "radial_profile",
+    "recolour",
+    "residual_key",
+    "round_length",
+    "shift_bands",
+    "shift_points",
+    "stamp",
+    "to_pixels",
+    "to_png",
+    "to_svg",
+    "write_film",
+]

@@ -1,0 +1,218 @@
+"""Training recipes by name: which surveys and populations, which network, how long.
+
+A recipe's :meth:`Recipe.draw` gives the cutouts of any step, drawn as the training runs. Noise-free
+scenes are rendered in blocks and each is exposed several times: at another of the eight turns and
+mirrors, with its neighbours turned apart from it, and with fresh noise. So that a network survives
+real data, surveys vary about their nominal numbers (PSF width, wings and shape, sky, gain), the sky
+is subtracted and its rms known only to a few per cent, and stamps have several sizes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from galstress.cutouts import Cutouts
+from galstress.errors import UnknownNameError
+from galstress.galaxy import Galaxies, half_light_radius
+from galstress.population import load_population
+from galstress.simulation import Scenes, draw_scenes, draw_targets, expose
+from galstress.survey import Survey
+from galstress.training import Schedule
+
+__all__ = ["RECIPES", "Recipe", "load_recipe"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recipe:
+    """How a network is made, but for the seed."""
+
+    name: str
+    """As on the command line."""
+    surveys: Mapping[str, Mapping[str, float]]
+    """Population shares by survey."""
+    stamps: Mapping[str, tuple[int, ...]]
+    """Stamp sizes by survey, each block takes one."""
+    backbone: Mapping[str, Any]
+    """Name and arguments of the backbone."""
+    schedule: Schedule
+    """Steps and rates."""
+    per_survey: int = 32
+    """Galaxies of each survey in a step."""
+    block: int = 256
+    """Scenes rendered at once, of one survey."""
+    exposures: int = 8
+    """Times that each scene is used."""
+    neighbour_share: float = 0.5
+    """Share of blocks with neighbours."""
+    faintest_snr: float = 6.0
+    """Galaxies estimated below this S/N are not drawn."""
+
+    def draw(self, step: int, *, seed: int, device: torch.device | str = "cpu") -> list[Cutouts]:
+        """The cutouts of a step, one batch a survey: a pure function of step and seed."""
+        steps_a_block = self.block * self.exposures // self.per_survey
+        number, place = divmod(step, steps_a_block)
+        batches = []
+        for order, name in enumerate(self.surveys):
+            scenes = _block(self, name, number, seed, torch.device(device))
+            generator = torch.Generator(device).manual_seed(_mixed(seed, step, order, 1))
+            turn, rows = divmod(place, self.block // self.per_survey)
+            shuffle = torch.Generator().manual_seed(_mixed(seed, number, turn, 2 + order))
+            size = self.per_survey
+            at = torch.randperm(self.block, generator=shuffle)[rows * size : (rows + 1) * size].to(device)
+            batches.append(_imperfect(expose(_turned(scenes, at, generator), generator), generator))
+        return batches
+
+
+RECIPES: dict[str, Recipe] = {
+    "foveal": Recipe(
+        name="foveal",
+        surveys={
+            "sdss-r": {"nearby": 1.0},
+            "hsc-wide-i": {"cosmos": 0.85, "nearby": 0.15},
+            "hst-acs-f814w": {"cosmos": 0.85, "nearby": 0.15},
+            "hst-candels-f814w": {"cosmos": 0.85, "nearby": 0.15},
+            "euclid-vis": {"cosmos": 0.85, "nearby": 0.15},
+        },
+        stamps={
+            "sdss-r": (96, 128, 192),
+            "hsc-wide-i": (96, 128, 128, 192),
+            "hst-acs-f814w": (128, 192, 192),
+            "hst-candels-f814w": (96, 128, 128, 192),
+            "euclid-vis": (96, 128, 128, 192),
+        },
+        backbone={"name": "foveal", "width": 1.333},
+        schedule=Schedule(steps=9000),
+    ),
+}
+"""Recipes by name; one entry adds one to the command line."""
+
+
+def load_recipe(name: str) -> Recipe:
+    """A recipe by name.
+
+    Raises:
+        UnknownNameError: No such recipe.
+    """
+    if name not in RECIPES:
+        raise UnknownNameError("recipe", name, tuple(RECIPES))
+    return RECIPES[name]
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed of several numbers (a linear congruential mix), so that no two streams coincide."""
+    value = 0
+    for number in numbers:
+        value = (value * 6364136223846793005 + number + 1442695040888963407) % 2**63
+    return value
+
+
+@functools.lru_cache(maxsize=16)
+def _block(recipe: Recipe, name: str, number: int, seed: int, device: torch.device) -> Scenes:
+    """Noise-free scenes of one survey, whose numbers vary from block to block."""
+    order = list(recipe.surveys).index(name)
+    generator = torch.Generator(device).manual_seed(_mixed(seed, number, order, 0))
+    choose = torch.Generator().manual_seed(_mixed(seed, number, order, 9))
+    survey = _varied(Survey.load(name), choose)
+    sizes = recipe.stamps[name]
+    stamp_px = sizes[int(torch.randint(len(sizes), (1,), generator=choose))]
+    with_neighbours = float(torch.rand(1, generator=choose)) < recipe.neighbour_share
+    parts = []
+    shares = recipe.surveys[name]
+    for population, share in shares.items():
+        count = round(recipe.block * share) if population != list(shares)[-1] else recipe.block - sum(map(len, parts))
+        parts.append(_bright(population, survey, count, stamp_px, recipe.faintest_snr, generator))
+    targets = _joined(parts)
+    beside = load_population(next(iter(shares))) if with_neighbours else None
+    return draw_scenes(targets, survey, stamp_px, beside, generator)
+
+
+def _bright(
+    population: str, survey: Survey, count: int, stamp_px: int, faintest: float, generator: torch.Generator
+) -> Galaxies:
+    """Galaxies of a population that the survey can see at all."""
+    kept: list[Galaxies] = []
+    found = 0
+    while found < count:
+        drawn = draw_targets(load_population(population), survey, 2 * count, stamp_px, generator)
+        # matched S/N of a Gaussian of the galaxy's and the PSF's width against the sky
+        width2 = (survey.psf_fwhm_px / 2.355) ** 2 + (0.6 * half_light_radius(drawn, 20)) ** 2
+        snr = drawn.flux / (survey.sky_rms * torch.sqrt(4 * math.pi * width2))
+        # at most a few stamps wide: larger ones cannot be measured in it
+        fits = half_light_radius(drawn, 20) < 0.35 * stamp_px
+        kept.append(drawn.select(torch.nonzero((snr > faintest) & fits)[: count - found, 0]))
+        found += len(kept[-1])
+    return _joined(kept)
+
+
+def _joined(parts: list[Galaxies]) -> Galaxies:
+    """Galaxies of all parts in order."""
+    return Galaxies(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Galaxies)})
+
+
+def _varied(survey: Survey, generator: torch.Generator) -> Survey:
+    """The survey at another place and night: PSF, sky and gain within what real images show."""
+    uniform = torch.rand(4, generator=generator).tolist()
+    normal = torch.randn(3, generator=generator).tolist()
+    changes: dict[str, float] = {"e1": 0.02 * normal[0], "e2": 0.02 * normal[1]}
+    ground = survey.psf.kind != "airy"
+    if ground:
+        changes["fwhm_arcsec"] = survey.psf.fwhm_arcsec * (0.82 + 0.45 * uniform[0])
+    else:
+        # focus and drizzling widen the core: FWHM up to about 15 % larger
+        extra = 0.3 * survey.psf.fwhm_arcsec * uniform[0] ** 2
+        changes["jitter_arcsec"] = math.hypot(survey.psf.jitter_arcsec, extra)
+        changes["fwhm_arcsec"] = math.hypot(survey.psf.fwhm_arcsec, 2.355 * extra * 0.75)
+    if survey.psf.kind == "moffat":
+        changes["beta"] = 2.6 + 2.2 * uniform[1]
+    return dataclasses.replace(
+        survey,
+        psf=dataclasses.replace(survey.psf, **changes),
+        sky_mag_arcsec2=survey.sky_mag_arcsec2 + 0.5 * (uniform[2] - 0.5),
+        electrons_per_unit=survey.electrons_per_unit * math.exp(0.15 * normal[2]),
+    )
+
+
+def _turned(scenes: Scenes, rows: Tensor, generator: torch.Generator) -> Scenes:
+    """The scenes at ``rows``, target and neighbours each at another turn or mirror about the array's centre."""
+    device = scenes.model.device
+    first, second = torch.randint(8, (2,), generator=generator, device=device).tolist()
+    model, light = (_turn_image(t[rows], e) for t, e in ((scenes.model, first), (scenes.light, second)))
+    targets = _turn_galaxies(scenes.targets.select(rows), first, (model.shape[-1] - 1) / 2)
+    return dataclasses.replace(
+        scenes, targets=targets, model=model, light=light, psf=scenes.psf[: len(rows)], others=None
+    )
+
+
+def _turn_image(images: Tensor, element: int) -> Tensor:
+    """Images after element 0 to 7: a mirror of x for 4 and above, then quarter turns from +x towards +y."""
+    return torch.rot90(images.flip(2) if element >= 4 else images, element % 4, (2, 1))
+
+
+def _turn_galaxies(galaxies: Galaxies, element: int, centre: float) -> Galaxies:
+    """The parameters of galaxies after the same."""
+    x, y, angle = galaxies.x - centre, galaxies.y - centre, galaxies.angle
+    if element >= 4:
+        x, angle = -x, math.pi - angle
+    for _ in range(element % 4):
+        x, y = -y, x
+    return dataclasses.replace(
+        galaxies, x=x + centre, y=y + centre, angle=angle + (element % 4) * math.pi / 2
+    )
+
+
+def _imperfect(cutouts: Cutouts, generator: torch.Generator) -> Cutouts:
+    """The sky off by a few hundredths of its rms, and that rms known to 2 %."""
+    rms = cutouts.sky_rms
+    offset, factor = torch.randn(2, len(rms), generator=generator, device=rms.device)
+    return dataclasses.replace(
+        cutouts,
+        images=cutouts.images + (0.02 * rms * offset)[:, None, None],
+        sky_rms=rms * torch.exp(0.02 * factor),
+    )

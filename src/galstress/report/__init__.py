@@ -1,0 +1,42 @@
+"""Records as one self-contained page, never from a rerun.
+
+A folder of records holds, as far as they were made (a part whose record is missing says so in one sentence):
+
+``manifest.json``
+    ``command``, ``arguments`` (object), ``seed``, ``device``, ``created``, ``versions`` (object),
+    ``checksums`` (object: file to SHA-256), ``elapsed_s``, ``galaxies_per_second``.
+``galaxies/<set>/``, at most a dozen galaxies each
+    ``cutouts.fits``
+        Written by ``Cutouts.write``. Columns ``lit_bulge_to_total``, ``lit_half_light_radius_arcsec``,
+        ``lit_mag_ab``, ``lit_axis_ratio`` and ``lit_source`` of the catalogue are shown as literature values.
+    ``prediction.safetensors``
+        Written by ``Prediction.write``; same galaxies, same order.
+    ``set.json``
+        ``title``, ``simulated`` (true or false), ``credit``, ``licence``, ``zero_point_note`` (empty where
+        magnitudes are AB).
+    ``model.safetensors``
+        The arrays of :func:`galstress.report.models.draw_models`.
+    ``explanation.safetensors``
+        ``maps`` (M, K, H, W) and ``correlations`` (M, K) of each map with the first; metadata, each but ``output``
+        a JSON list: ``object_id`` (M), ``names`` (K: the network's own map first), ``output``.
+``stress.parquet``
+    The table of :func:`galstress.battery.stress`, with ``survey`` where there are several, and ``averaged`` (true
+    or false) where one pass and averaged predictions are both there.
+``accuracy.parquet``, ``coverage.parquet``
+    :func:`galstress.scores.accuracy_table` (binned by ``snr``) and :func:`galstress.scores.coverage_table`, with
+    ``survey``, ``population`` and ``neighbours`` (true or false) where there are several.
+``film.json``, ``film.safetensors``
+    ``title``, ``object_id``, ``outputs`` (K names), ``pixel_scale_arcsec``, ``sky_rms``, ``truth`` (output to
+    value, or null), ``fps``; arrays ``image`` (T, H, W), ``angle_deg`` (T,), ``quantiles`` (5, T, K) at 2.5, 16,
+    50, 84 and 97.5 %.
+``domain.parquet``
+    A sample of the training population: ``mag``, ``radius_arcsec``, ``bulge_to_total``.
+``training.json``
+    ``loss_step`` and ``loss`` (lists), ``steps``, ``galaxies``, ``time_s``, ``population``, ``seed``, ``parameters``.
+"""
+
+from galstress.report.models import draw_models
+from galstress.report.page import build_report
+from galstress.report.records import Records, read_records
+
+__all__ = ["Records", "build_report", "draw_models", "read_records"]

@@ -1,0 +1,258 @@
+"""One galaxy after the other: what was seen, what was measured, and how well it fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Sequence
+
+import astropy.units as u
+import numpy as np
+from astropy.wcs import WCS
+from astropy.wcs.utils import pixel_to_skycoord, skycoord_to_pixel
+
+from galstress.cutouts import decode_flags
+from galstress.figures import RESIDUAL_LIMIT_SIGMA, choose_stretch, radial_profile, stamp, to_pixels
+from galstress.report.pictures import Picture, draw_both, draw_once, embed
+from galstress.report.quantities import median_and_interval, plain_column, to_magnitude, with_error
+from galstress.report.records import GalaxySet
+from galstress.report.references import list_references, word_reference
+
+__all__ = ["Galaxy", "crop", "describe_galaxies", "find_directions"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Galaxy:
+    """One galaxy as the page shows it."""
+
+    object_id: str
+    """Its name."""
+    set_title: str
+    """Where it comes from."""
+    row: int
+    """Its row in the set."""
+    facts: tuple[tuple[str, str], ...]
+    """What was measured, by label."""
+    references: tuple[tuple[str, str], ...]
+    """What else is known of it, by source."""
+    flags: tuple[str, ...]
+    """What is known to be wrong."""
+    pictures: tuple[Picture, ...]
+    """Image, model, residual."""
+    profile: Picture | None
+    """Surface brightness against radius."""
+    snr: float
+    """Signal-to-noise ratio of the model, unmasked pixels; NaN without a model."""
+    chi_square: float
+    """Chi-square a pixel within two half-light radii; NaN without a model."""
+    radius_arcsec: float
+    """Median half-light radius."""
+    psf_fwhm_arcsec: float
+    """Full width at half maximum of its PSF."""
+    crowded: float
+    """Share of the pixels within three half-light radii that another object dominates."""
+
+
+def describe_galaxies(galaxies: GalaxySet) -> list[Galaxy]:
+    """Measure and draw every galaxy of a set.
+
+    Arguments:
+        galaxies: From the records; nothing is predicted again.
+    """
+    quantiles = galaxies.prediction.quantile([0.16, 0.5, 0.84])
+    return [_describe(galaxies, row, quantiles) for row in range(len(galaxies))]
+
+
+def find_directions(
+    wcs: WCS | None, centre: tuple[float, float]
+) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """Directions of north and east on an array, as (x, y); None where there is no celestial WCS.
+
+    Arguments:
+        wcs: The image's WCS.
+        centre: Pixel (x, y), first pixel 0.
+
+    Example:
+        >>> wcs = WCS(naxis=2)
+        >>> wcs.wcs.ctype, wcs.wcs.cdelt = ["RA---TAN", "DEC--TAN"], [-1e-4, 1e-4]
+        >>> [tuple(round(v) for v in d) for d in find_directions(wcs, (0.0, 0.0))]
+        [(0, 1), (-1, 0)]
+    """
+    if wcs is None or not wcs.has_celestial:
+        return None
+    here = pixel_to_skycoord(centre[0], centre[1], wcs)
+    directions = []
+    for angle in (0, 90):
+        x, y = skycoord_to_pixel(here.directional_offset_by(angle * u.deg, 1 * u.arcsec), wcs)
+        step = (float(x) - centre[0], float(y) - centre[1])
+        norm = math.hypot(*step)
+        if not math.isfinite(norm) or norm == 0:
+            return None
+        directions.append((step[0] / norm, step[1] / norm))
+    return directions[0], directions[1]
+
+
+def crop(shape: Sequence[int], radius_px: float, psf_fwhm_px: float) -> tuple[slice, slice]:
+    """The part of a stamp worth looking at: four and a half half-light radii, and what the PSF adds.
+
+    Arguments:
+        shape: (H, W) of the stamp.
+        radius_px: Half-light radius; not finite: the whole stamp is kept.
+        psf_fwhm_px: Width of the PSF.
+
+    Example:
+        >>> crop((101, 101), 5.0, 3.0)
+        (slice(21, 80, None), slice(21, 80, None))
+    """
+    half = 4.5 * radius_px + 2 * psf_fwhm_px
+    if not math.isfinite(half):
+        return slice(0, shape[0]), slice(0, shape[1])
+    window = []
+    for side in shape:
+        cut = max((side - 1) / 2 - max(half, 14.0), 0.0)
+        window.append(slice(math.floor(cut), side - math.floor(cut)))
+    return window[0], window[1]
+
+
+def _describe(galaxies: GalaxySet, row: int, quantiles: np.ndarray) -> Galaxy:
+    """One galaxy, measured and drawn."""
+    cutouts, names = galaxies.cutouts, galaxies.prediction.names
+    scale = cutouts.survey.pixel_scale_arcsec
+    image, variance = (getattr(cutouts, name)[row].cpu().numpy().astype(float) for name in ("images", "variance"))
+    ignored = cutouts.mask[row].cpu().numpy() | ~np.isfinite(image) | ~np.isfinite(variance) | (variance <= 0)
+    beside = cutouts.neighbour_mask[row].cpu().numpy()
+    model = None if galaxies.model is None else np.asarray(galaxies.model["image"][row], float)
+    if model is not None and not np.isfinite(model).all():
+        model = None
+    radius = float(median_and_interval(quantiles, names, "half_light_radius_arcsec")[1, row])
+    psf_px = float(cutouts.psf_fwhm_px[row])
+    distance = _distance(image.shape, quantiles, names, row) * scale
+    snr = chi_square = math.nan
+    used = ~ignored & ~beside
+    if model is not None:
+        snr = float(np.sqrt(np.sum(model[used] ** 2 / variance[used])))
+        inner = used & (distance < max(2 * radius, 2 * psf_px * scale))
+        if inner.any():
+            chi_square = float(np.mean((image[inner] - model[inner]) ** 2 / variance[inner]))
+    around = distance < 3 * radius
+    return Galaxy(
+        object_id=str(cutouts.object_id[row]),
+        set_title=galaxies.title,
+        row=row,
+        facts=_list_facts(galaxies, row, quantiles, snr, chi_square),
+        references=tuple((name, word_reference(known)) for name, known in list_references(galaxies, row).items()),
+        flags=decode_flags(int(galaxies.prediction.flags[row])),
+        pictures=_draw_stamps(galaxies, row, (image, variance, model), (ignored, beside), radius),
+        profile=_draw_profile(galaxies, row, radius),
+        snr=snr,
+        chi_square=chi_square,
+        radius_arcsec=radius,
+        psf_fwhm_arcsec=psf_px * scale,
+        crowded=float(beside[around].mean()) if around.any() else 0.0,
+    )
+
+
+def _distance(shape: tuple[int, ...], quantiles: np.ndarray, names: Sequence[str], row: int) -> np.ndarray:
+    """Distance of every pixel from the median centre, or from the array's, in pixels."""
+    centre = [float(median_and_interval(quantiles, names, name)[1, row]) for name in ("x_px", "y_px")]
+    middle = [(shape[1] - 1) / 2, (shape[0] - 1) / 2]
+    x0, y0 = (at if math.isfinite(at) else fallback for at, fallback in zip(centre, middle, strict=True))
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return np.hypot(x - x0, y - y0)
+
+
+def _list_facts(
+    galaxies: GalaxySet, row: int, quantiles: np.ndarray, snr: float, chi_square: float
+) -> tuple[tuple[str, str], ...]:
+    """What was measured on a galaxy, in words and numbers."""
+    names = galaxies.prediction.names
+
+    def measured(name: str, unit: str = "") -> str:
+        low, middle, high = (float(value) for value in median_and_interval(quantiles, names, name)[:, row])
+        text = with_error(low, middle, high)
+        return f"{text}{unit}" if math.isfinite(middle) else text
+
+    flux = median_and_interval(quantiles, names, "flux_njy")[:, row]
+    bright, middle, faint = (float(value) for value in to_magnitude(flux[::-1]))
+    redshift = plain_column(galaxies.cutouts.catalogue, "redshift")[row]
+    magnitude = "AB magnitude" if not galaxies.zero_point_note else "magnitude (see note)"
+    facts = [
+        ("band", galaxies.cutouts.survey.band),
+        (magnitude, with_error(bright, middle, faint)),
+        ("S/N", f"{snr:.0f}" if math.isfinite(snr) else "no model"),
+        ("χ² per pixel", f"{chi_square:.2f}" if math.isfinite(chi_square) else "no model"),
+        ("redshift", f"{redshift:.3g}" if math.isfinite(redshift) else "unknown"),
+        ("B/T", measured("bulge_to_total")),
+        ("half-light radius", measured("half_light_radius_arcsec", "″")),
+        ("e₁", measured("e1")),
+        ("e₂", measured("e2")),
+    ]
+    ra, dec = (float(plain_column(galaxies.cutouts.catalogue, name)[row]) for name in ("ra", "dec"))
+    if math.isfinite(ra) and math.isfinite(dec):
+        facts.append(("RA, Dec (ICRS)", f"{ra:.5f}° {dec:+.5f}°".replace("-", "−")))
+    return tuple(facts)
+
+
+def _draw_stamps(
+    galaxies: GalaxySet,
+    row: int,
+    pixels: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+    masks: tuple[np.ndarray, np.ndarray],
+    radius_arcsec: float,
+) -> tuple[Picture, ...]:
+    """Image, model and residual of one galaxy, cropped alike."""
+    cutouts, name = galaxies.cutouts, str(galaxies.cutouts.object_id[row])
+    (image, variance, model), (ignored, beside) = pixels, masks
+    scale, psf_px = cutouts.survey.pixel_scale_arcsec, float(cutouts.psf_fwhm_px[row])
+    window = crop(image.shape, radius_arcsec / scale, psf_px)
+    shown = np.where(ignored & ~beside, np.nan, image)[window]
+    stretch = choose_stretch(shown, float(cutouts.sky_rms[row]))
+    wcs = None if cutouts.wcs is None else cutouts.wcs[row]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old headers make astropy remark on dates
+        directions = find_directions(wcs, ((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2))
+    north, east = directions or ((0.0, 1.0), (-1.0, 0.0))
+    fig, _ = stamp(shown, stretch, scale, psf_fwhm_px=psf_px, north=north, east=east)
+    assumed = "" if directions else ", orientation assumed"
+    pictures = [
+        draw_once(fig, f"Image of {name} with scale bar, north and east, and the PSF's width", f"image{assumed}")
+    ]
+    if model is None:
+        return tuple(pictures)
+    png = to_pixels(stretch(model[window]), "gray_r", (0.0, 1.0))
+    pictures.append(Picture(embed(png, "image/png"), f"Median model of {name}, same stretch", caption="median model"))
+    sigma = np.where(ignored | beside, np.nan, (image - model) / np.sqrt(np.where(ignored, 1.0, variance)))
+    limits = (-RESIDUAL_LIMIT_SIGMA, RESIDUAL_LIMIT_SIGMA)
+    png = to_pixels(sigma[window], "PuOr", limits)
+    alt = f"Residual of {name} in units of sigma, from {limits[0]:g} to {limits[1]:g}"
+    pictures.append(Picture(embed(png, "image/png"), alt, caption="residual, ±5σ"))
+    return tuple(pictures)
+
+
+def _draw_profile(galaxies: GalaxySet, row: int, radius_arcsec: float) -> Picture | None:
+    """The radial profile of image and model."""
+    arrays = galaxies.model
+    if arrays is None or not np.isfinite(arrays["model"][row, 2]).any():
+        return None
+    cutouts = galaxies.cutouts
+    psf_half = float(cutouts.psf_fwhm_px[row]) / 2 * cutouts.survey.pixel_scale_arcsec
+    radius, data, sigma = (np.asarray(arrays[name][row], float) for name in ("radius_arcsec", "data", "data_sigma"))
+    reach = 5.5 * max(radius_arcsec, 2 * psf_half)
+    keep = np.isfinite(radius) & np.isfinite(sigma) & (radius < reach)
+    model = np.asarray(arrays["model"][row], float)[:, keep]
+    if keep.sum() < 3:
+        return None
+    return draw_both(
+        lambda theme: radial_profile(
+            radius[keep],
+            data[keep],
+            sigma[keep],
+            model,
+            cutouts.survey.zero_point_mag,
+            marks={"PSF/2": psf_half, "R½": radius_arcsec},
+            theme=theme,
+        ),
+        f"Surface brightness of {cutouts.object_id[row]} against radius, image and model",
+        "radial profile",
+    )

@@ -1,0 +1,43 @@
+"""How good predictions are: bias, scatter, outliers, coverage, each with its interval.
+
+Pure: arrays and a Prediction go in, tidy tables come out. Bins are cut on predicted or
+measured quantities and never on the truth, since a perfect posterior is not calibrated in
+bins of the truth; every error stands beside the error of guessing the prior's median.
+"""
+
+from galstress.scores.accuracy import accuracy_table
+from galstress.scores.bins import Bins, equal_bins, predicted_bins
+from galstress.scores.coverage import count_covered, coverage_table, place_among_quantiles, place_among_samples
+from galstress.scores.posterior import Posterior, errors, guess_the_median, is_ratio, truth_values
+from galstress.scores.statistics import (
+    Interval,
+    bias,
+    bootstrap,
+    error_68,
+    outlier_fraction,
+    rms,
+    scatter,
+)
+
+__all__ = [
+    "Bins",
+    "Interval",
+    "Posterior",
+    "accuracy_table",
+    "bias",
+    "bootstrap",
+    "count_covered",
+    "coverage_table",
+    "equal_bins",
+    "error_68",
+    "errors",
+    "guess_the_median",
+    "is_ratio",
+    "outlier_fraction",
+    "place_among_quantiles",
+    "place_among_samples",
+    "predicted_bins",
+    "rms",
+    "scatter",
+    "truth_values",
+]

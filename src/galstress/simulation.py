@@ -1,0 +1,231 @@
+"""Simulated cutouts: a population, neighbours and noise, as one survey sees them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import astropy.units as u
+import numpy as np
+import torch
+from astropy.table import QTable
+from torch import Tensor
+
+from galstress.cutouts import Cutouts, empty_catalogue
+from galstress.errors import InputError
+from galstress.galaxy import Galaxies, galaxies_from_table, half_light_radius, table_from_galaxies
+from galstress.optics import add_correlated_noise, choose_oversampling, choose_psf_size, make_psf, measure_fwhm
+from galstress.population import Population, load_population
+from galstress.rendering import render
+from galstress.survey import Survey
+
+__all__ = ["MAX_NEIGHBOURS", "Scenes", "draw_scenes", "draw_targets", "expose", "simulate", "survey_psf"]
+
+MAX_NEIGHBOURS = 5
+"""Most neighbours drawn beside one galaxy."""
+
+_STAR_SHARE = 0.3
+_POINT_RADIUS_PX = 1e-3
+
+
+def simulate(
+    survey: Survey | str,
+    count: int | None = None,
+    seed: int | torch.Generator = 1,
+    population: str | Population = "cosmos",
+    noise: bool = True,
+    neighbours: bool = False,
+    stamp_px: int | None = None,
+    galaxies: QTable | None = None,
+    *,
+    device: torch.device | str = "cpu",
+) -> Cutouts:
+    """Draw galaxies as a survey sees them.
+
+    Arguments:
+        survey: The survey, or its name.
+        count: How many galaxies; left out or equal to their number when ``galaxies`` is given.
+        seed: Seed of everything random, or a generator (then its device is used).
+        population: Where galaxies are drawn from: a name or a population.
+        noise: Add photon, sky and read noise; the variance is that of the noise either way.
+        neighbours: Draw 0 to 5 galaxies and stars beside each, down to touching.
+        stamp_px: Side of the images, 16 or more; by default the survey's.
+        galaxies: Exactly these galaxies instead: a table with the truth columns (see the README).
+        device: Where to compute and to leave the result.
+
+    Returns:
+        Cutouts with ``truth``; without ``galaxies``, centres are uniform within a pixel of the array's centre.
+
+    Raises:
+        InputError: A number out of range, or a table that lacks a truth column.
+        UnknownNameError: No such survey or population.
+
+    Noise: Gaussian with the variance of sky, read noise and the light of everything drawn (the Poisson law's
+    normal limit; good to a few per cent in the tails above about 50 electrons a pixel), correlated where the
+    survey says so. The sky's mean is taken to be subtracted exactly.
+
+    Example:
+        >>> cutouts = simulate("hsc-wide-i", 4, seed=1, stamp_px=64)
+        >>> tuple(cutouts.images.shape), len(cutouts.truth)
+        ((4, 64, 64), 4)
+    """
+    survey = Survey.load(survey) if isinstance(survey, str) else survey
+    generator = seed if isinstance(seed, torch.Generator) else torch.Generator(device).manual_seed(seed)
+    stamp_px = _checked("stamp_px", survey.stamp_px if stamp_px is None else stamp_px, 16, 4096)
+    population = load_population(population) if isinstance(population, str) else population
+    if galaxies is not None:
+        targets = _given(galaxies, survey, count).to(generator.device, torch.float32)
+    else:
+        targets = draw_targets(population, survey, _checked("count", count, 0, 10**9), stamp_px, generator)
+    return expose(draw_scenes(targets, survey, stamp_px, population if neighbours else None, generator), generator, noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenes:
+    """Noise-free light of targets and of what lies beside them; one exposure of it makes Cutouts."""
+
+    survey: Survey
+    targets: Galaxies
+    """(N,) pixels and image units."""
+    model: Tensor
+    """(N, H, W) the targets' light."""
+    light: Tensor
+    """(N, H, W) the neighbours' light."""
+    psf: Tensor
+    """(N, P, P) effective PSF."""
+    others: Galaxies | None
+    """(M,) neighbours, or None where none were asked for."""
+    owner: Tensor
+    """(M,) the image that each lies in."""
+    is_star: Tensor
+    """(M,) point sources among them."""
+
+
+def draw_targets(
+    population: Population, survey: Survey, count: int, stamp_px: int, generator: torch.Generator
+) -> Galaxies:
+    """Galaxies of a population in pixels and image units, within a pixel of the stamp's centre."""
+    sky = population.sample(count, generator)
+    offset = torch.rand(2, count, generator=generator, device=generator.device) * 2 - 1
+    centre = (stamp_px - 1) / 2
+    return dataclasses.replace(
+        sky.scaled(1 / survey.pixel_scale_arcsec, 1 / survey.unit_njy), x=centre + offset[0], y=centre + offset[1]
+    )
+
+
+def draw_scenes(
+    targets: Galaxies, survey: Survey, stamp_px: int, population: Population | None, generator: torch.Generator
+) -> Scenes:
+    """Render targets and, where a population is given, neighbours drawn from it."""
+    psf, oversampling, _ = survey_psf(survey, stamp_px)
+    psf = psf.to(generator.device)[None].expand(len(targets), -1, -1)
+    model = render(targets, psf, oversampling, stamp_px)
+    if population is None:
+        nothing = torch.zeros(0, dtype=torch.long, device=generator.device)
+        return Scenes(survey, targets, model, torch.zeros_like(model), psf, None, nothing, nothing > 0)
+    others, owner, is_star = _draw_neighbours(targets, stamp_px, population, survey, generator)
+    light = render(others, psf, oversampling, stamp_px, owner=owner, count=len(targets))
+    return Scenes(survey, targets, model, light, psf, others, owner, is_star)
+
+
+def expose(scenes: Scenes, generator: torch.Generator, noise: bool = True) -> Cutouts:
+    """Cutouts of scenes, with noise or (``noise=False``) only its variance."""
+    survey, model, light = scenes.survey, scenes.model, scenes.light
+    _, oversampling, fwhm = survey_psf(survey, model.shape[-1])
+    photon = survey.kernel_factor**2 / survey.electrons_per_unit
+    images = model + light
+    variance = survey.sky_rms**2 + images.clamp_min(0) * photon
+    if noise:
+        white = torch.randn(images.shape, generator=generator, device=generator.device)
+        images = images + variance.sqrt() * add_correlated_noise(white, survey.noise_correlation_fwhm_px)
+    truth = table_from_galaxies(scenes.targets, survey.pixel_scale_arcsec, survey.unit_njy)
+    truth["snr"] = (model**2 / variance).sum((1, 2)).sqrt().cpu().double().numpy()
+    count = len(scenes.targets)
+    return Cutouts(
+        images=images,
+        variance=variance,
+        mask=torch.zeros_like(images, dtype=torch.bool),
+        neighbour_mask=(light > model) & (light > survey.sky_rms),
+        psf=scenes.psf,
+        psf_oversampling=oversampling,
+        psf_fwhm_px=torch.full((count,), fwhm, device=images.device),
+        sky_rms=torch.full((count,), survey.sky_rms, device=images.device),
+        survey=survey,
+        catalogue=empty_catalogue([f"simulated-{i}" for i in range(count)]),
+        truth=truth,
+        neighbours=None if scenes.others is None else _neighbour_table(scenes),
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def survey_psf(survey: Survey, stamp_px: int) -> tuple[Tensor, int, float]:
+    """The survey's own effective PSF: (P, P) float32, samples per pixel, FWHM in pixels (pixel included)."""
+    oversampling = choose_oversampling(survey.psf_fwhm_px)
+    size = choose_psf_size(survey.psf_fwhm_px, oversampling, stamp_px)
+    psf = make_psf(survey.psf, survey.pixel_scale_arcsec, oversampling, size)
+    return psf.float(), oversampling, float(measure_fwhm(psf[None], oversampling)[0])
+
+
+def _checked(name: str, value: object, low: int, high: int) -> int:
+    """A whole number in its range, or one line that says so."""
+    if isinstance(value, (int, np.integer)) and low <= value <= high:
+        return int(value)
+    raise InputError(f"{name}={value!r}", f"a whole number from {low} to {high}", f"give {name}={low or 64}")
+
+
+def _given(table: QTable, survey: Survey, count: int | None) -> Galaxies:
+    """The galaxies of a table with the truth columns."""
+    if count is not None and count != len(table):
+        raise InputError(f"count={count} with {len(table)} galaxies", "equal numbers", "leave count out")
+    try:
+        galaxies = galaxies_from_table(table, survey.pixel_scale_arcsec, survey.unit_njy)
+    except KeyError as error:
+        raise InputError(f"galaxies without the column {error}", "all truth columns", "see the README") from None
+    for field in dataclasses.fields(galaxies):
+        if not bool(torch.isfinite(getattr(galaxies, field.name)).all()):
+            raise InputError(f"{field.name} that is not finite", "finite numbers", "drop those galaxies")
+    return galaxies
+
+
+def _draw_neighbours(
+    targets: Galaxies, stamp_px: int, population: Population, survey: Survey, generator: torch.Generator
+) -> tuple[Galaxies, Tensor, Tensor]:
+    """0 to 5 galaxies and stars beside each target, the image each belongs to, and which are stars.
+
+    A neighbour is 1.5 magnitudes brighter to 4 fainter than its target. Galaxies keep the surface brightness
+    that the population gave them. They lie anywhere in the stamp beyond touching: the sum of the half-light radii.
+    """
+    device = generator.device
+    numbers = torch.randint(0, MAX_NEIGHBOURS + 1, (len(targets),), generator=generator, device=device)
+    owner = torch.repeat_interleave(torch.arange(len(targets), device=device), numbers)
+    count = len(owner)
+
+    def uniform() -> Tensor:
+        return torch.rand(count, generator=generator, device=device)
+
+    drawn = population.sample(count, generator).scaled(1 / survey.pixel_scale_arcsec, 1 / survey.unit_njy)
+    flux = targets.flux[owner] * 10 ** (-0.4 * (uniform() * 5.5 - 1.5))
+    drawn = drawn.scaled(torch.sqrt(flux / drawn.flux).clamp(0.2, 3), 1.0)
+    is_star = uniform() < _STAR_SHARE
+    radius = torch.where(is_star[:, None], _POINT_RADIUS_PX, drawn.radius)
+    index = torch.where(is_star[:, None], 0.5, drawn.sersic_index)
+    drawn = dataclasses.replace(drawn, flux=flux, radius=radius, sersic_index=index)
+    touching = (half_light_radius(targets, 24)[owner] + half_light_radius(drawn, 24)).clamp(2, stamp_px / 2)
+    # even in area between touching and the circle through the stamp's corners, then brought inside
+    distance = torch.sqrt(touching**2 + uniform() * (stamp_px**2 / 2 - touching**2).clamp_min(0))
+    angle = 2 * math.pi * uniform()
+    place = {}
+    for name, direction in (("x", torch.cos(angle)), ("y", torch.sin(angle))):
+        place[name] = (getattr(targets, name)[owner] + distance * direction).clamp(0, stamp_px - 1)
+    return dataclasses.replace(drawn, **place), owner, is_star
+
+
+def _neighbour_table(scenes: Scenes) -> QTable:
+    """Every neighbour's parameters, the row of its galaxy first."""
+    is_star = scenes.is_star.cpu().numpy()
+    table = table_from_galaxies(scenes.others, scenes.survey.pixel_scale_arcsec, scenes.survey.unit_njy)
+    table.add_column(np.asarray(scenes.owner.cpu(), np.int64), index=0, name="row")
+    table.add_column(np.where(is_star, "star", "galaxy").astype("U6"), index=1, name="kind")
+    table["half_light_radius_arcsec"][is_star] = 0 * u.arcsec
+    return table
