@@ -17,6 +17,7 @@ from astropy.wcs import WCS
 from safetensors.numpy import save_file
 
 from galstress.cutouts import Cutouts, Flag, empty_catalogue
+from galstress.explanation import Explanation
 from galstress.galaxy import Galaxies, galaxies_from_table, half_light_radius, table_from_galaxies
 from galstress.heads import INTERNAL_NAMES, OUTPUTS, Prediction, Reference, to_internal
 from galstress.optics import make_psf, measure_fwhm
@@ -194,18 +195,17 @@ def write_set(folder: Path, survey: str, count: int, rng: np.random.Generator, *
     title = {True: "Simulated HSC", False: f"Real {survey}"}[simulated]
     credit = "" if simulated else "NASA/ESA Hubble & CANDELS"
     about = {"title": title, "simulated": simulated, "credit": credit, "licence": "MIT", "zero_point_note": note}
+    about |= {} if simulated else {"literature": {"lit_bulge_to_total": "GALFIT, a Sersic bulge and a disk"}}
     write_json(folder / "set.json", about)
     side = cutouts.images.shape[-1]
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
-    maps = np.stack(
-        [np.exp(-((x - a) ** 2 + (y - b) ** 2) / s) for a, b, s in ((3, -4, 160), (0, 0, 120), (9, 2, 300))]
+    maps = [np.exp(-((x - a) ** 2 + (y - b) ** 2) / size) for a, b, size in ((3, -4, 160), (0, 0, 120), (9, 2, 300))]
+    # The first galaxy has maps, the second none: its output depended on no pixel.
+    arrays = [np.stack([each / each.sum(), np.full_like(each, np.nan)]) for each in maps]
+    correlations = np.array([[0.81, 0.4], [np.nan, np.nan]])
+    Explanation("bulge_to_total", cutouts.object_id[:2], *arrays, correlations, correlations).write(
+        folder / "explanation.safetensors"
     )
-    maps = np.repeat(maps[None], 2, 0).astype(np.float32)
-    correlations = np.array([[1.0, 0.81, 0.4]] * 2, np.float32)
-    names = ["class activation", "centred Gaussian", "random weights"]
-    metadata = {"names": json.dumps(names), "object_id": json.dumps([str(i) for i in cutouts.object_id[:2]])}
-    arrays = {"maps": maps, "correlations": correlations}
-    save_file(arrays, folder / "explanation.safetensors", metadata | {"output": "bulge_to_total"})
 
 
 def _renamed(catalogue: QTable, names: list[str]) -> QTable:

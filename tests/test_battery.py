@@ -15,8 +15,10 @@ import galstress.battery as battery
 from galstress.cutouts import Cutouts, empty_catalogue
 from galstress.errors import InputError, UnknownNameError
 from galstress.galaxy import Galaxies, table_from_galaxies
+from galstress.networks.network import Network
 from galstress.optics import make_psf, measure_fwhm
 from galstress.perturbations import PERTURBATIONS
+from galstress.prediction import predict
 from galstress.rendering import draw_truth
 from galstress.scores import truth_values
 from galstress.survey import Survey
@@ -123,7 +125,8 @@ def test_one_row_for_each_object_kind_amount_and_output():
 
 
 def test_nothing_shifts_at_the_identity():
-    table = battery.stress(moments, scene(3, noise=True))
+    few = {name: entry.amounts[:2] for name, entry in PERTURBATIONS.items()}
+    table = battery.stress(moments, scene(3, noise=True), amounts=few)
     for name, entry in PERTURBATIONS.items():
         rows = part(table, kind=name, amount=entry.identity)
         assert len(rows) == 3 * len(NAMES)
@@ -133,7 +136,8 @@ def test_nothing_shifts_at_the_identity():
 
 def test_an_oracle_never_shifts_and_is_never_wrong():
     """The rule for expected values and the perturbed truth say the same, for every perturbation."""
-    table = battery.stress(oracle, scene())
+    few = {"interpolated-rotation": (0, 200), "redrawn-rotation": (0, 90, 130)}
+    table = battery.stress(oracle, scene(), amounts=few)
     assert table["shift"] == pytest.approx(0, abs=1e-9)
     assert table["value"] == pytest.approx(table["truth"])
     moved = part(table, kind="redrawn-rotation", amount=90.0, output="e1")
@@ -327,3 +331,17 @@ def test_a_write_that_fails_leaves_the_old_files(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(InputError, match="write_table"):
         battery.read_table(tmp_path / "shifts.json")
+
+
+def test_a_network_is_measured_as_the_callable_that_predicts_with_it():
+    torch.manual_seed(1)
+    network = Network.build("foveal", width=0.25)
+    cutouts = scene(3, noise=True)
+    few = {"quarter-turns": (1,), "depth": (0.5,)}
+    chosen = ("quarter-turns", "depth")
+    table = battery.stress(network, cutouts, chosen, amounts=few, batch_size=2)
+    by_hand = battery.stress(lambda c: predict(network, c), cutouts, chosen, amounts=few, batch_size=2)
+    assert len(table) == 2 * 3 * 15
+    assert table["value"].tolist() == by_hand["value"].tolist()
+    assert np.isfinite(table["shift_sigma"]).all()
+    assert part(table, output="flux_njy")["truth"] == pytest.approx(cutouts.truth["flux_njy"].value.tolist() * 2)

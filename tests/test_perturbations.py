@@ -164,7 +164,7 @@ def test_tables_move_by_the_rule(perturbation):
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
 def test_amounts_and_truth_are_checked(name):
-    with pytest.raises(InputError, match="finite amount"):
+    with pytest.raises(InputError, match=f"{name} by nan"):
         PERTURBATIONS[name](scene(), math.nan)
     real = dataclasses.replace(scene(), truth=None, neighbours=None)
     if PERTURBATIONS[name].needs_truth:

@@ -201,7 +201,7 @@ def test_predicted_bins_are_of_magnitude_radius_and_bulge():
     rng = np.random.default_rng(2)
     mean = np.stack([rng.uniform(0, 1, 300), rng.uniform(0.1, 2, 300), rng.uniform(1e3, 1e5, 300)], 1)
     names = ("bulge_to_total", "half_light_radius_arcsec", "flux_njy")
-    bins = scores.predicted_bins(GaussianToy(mean, 0 * mean + 1e-6, names), minimum=100)
+    bins = scores.predicted_bins(names, mean, minimum=100)
     assert [b.name for b in bins] == [f"predicted {n}" for n in ("mag_ab", names[1], names[0])]
     expected = (mean[:, 2] * u.nJy).to_value(u.ABmag)
     assert bins[0].values == pytest.approx(expected, abs=1e-3)
@@ -306,7 +306,9 @@ def test_ranks_agree_with_sbi():
 def test_objects_without_numbers_are_left_out():
     toy, truth = gaussian_toy(count=5000)
     toy.mean[:100] = np.nan
-    table = scores.coverage_table(toy, truth, (), levels=LEVELS)
+    toy.names, truth = ("bulge_to_total",), QTable({"bulge_to_total": truth["e1"]})
+    table = scores.coverage_table(toy, truth, levels=LEVELS)  # too few for more than one bin of 5,000
+    assert table["by"].tolist() == ["", "predicted bulge_to_total"] * 2
     assert (table["count"] == 4900).all()
     assert np.isfinite(table["coverage"]).all()
     assert np.isnan(scores.place_among_samples([np.nan], [[0.0]])).all()

@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from galstress.training import train
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (any public name)
     """Import a public name's module when the name is first asked for."""
     if name in _MODULES:
         return importlib.import_module(f"galstress.{name}")

@@ -15,7 +15,7 @@ import torch
 from astropy.table import QTable
 from torch import Tensor
 
-from galstress.profiles import growth
+from galstress.profiles import growth, sersic_b
 
 __all__ = [
     "COMPONENTS",
@@ -100,16 +100,16 @@ def whole_ellipticity(galaxies: Galaxies) -> tuple[Tensor, Tensor]:
     return tuple((1 - share) * e[..., 0] + share * e[..., 1] for e in (e1, e2))  # type: ignore[return-value]
 
 
-def half_light_radius(galaxies: Galaxies, iterations: int = 40) -> Tensor:
+def half_light_radius(galaxies: Galaxies, iterations: int = 7) -> Tensor:
     """Radius R that holds half of the total light, each component circularised.
 
     Arguments:
         galaxies: Any batch shape, any unit of length.
-        iterations: Halvings of the bracket; 40 reach float32 precision and beyond.
+        iterations: Newton steps in ln R, kept inside a bracket that shrinks; 7 reach 1e-6 for any two components, 5 for usual ones.
 
     Returns:
         (...) R with (1-B/T) P(R; n_d, a_d sqrt(q_d)) + B/T P(R; n_b, a_b sqrt(q_b)) = 1/2, in the unit of
-        ``radius``, before the PSF. Differentiable (the last Newton step carries the implicit derivative).
+        ``radius``, before the PSF. Differentiable (a last Newton step carries the implicit derivative).
 
     Example:
         >>> one = torch.ones(1)
@@ -120,24 +120,35 @@ def half_light_radius(galaxies: Galaxies, iterations: int = 40) -> Tensor:
     circular = galaxies.radius * torch.sqrt(galaxies.axis_ratio)
     share = torch.stack([1 - galaxies.bulge_to_total, galaxies.bulge_to_total], -1)
     with torch.no_grad():
-        # the answer lies between the components' own radii; a component without light must not widen the bracket
-        lit = share > 0
-        low = torch.where(lit, circular, math.inf).amin(-1).log()
-        high = torch.where(lit, circular, 0.0).amax(-1).log()
-        for _ in range(iterations):
-            middle = (low + high) / 2
-            inside = (share * growth(middle.exp()[..., None] / circular, galaxies.sersic_index)).sum(-1)
-            low, high = torch.where(inside < 0.5, middle, low), torch.where(inside < 0.5, high, middle)
-        radius = ((low + high) / 2).exp()
-        step = 1e-3
-        slope = sum(
-            sign * (share * growth((radius * (1 + sign * step))[..., None] / circular, galaxies.sersic_index)).sum(-1)
-            for sign in (1, -1)
-        ) / (2 * step * radius)
+        ln_radius, slope = _solve_half_light(circular, share, galaxies.sersic_index, iterations)
+    radius = ln_radius.exp()
     if not any(t.requires_grad for t in (galaxies.bulge_to_total, circular, galaxies.sersic_index)):
         return radius
     inside = (share * growth(radius[..., None] / circular, galaxies.sersic_index)).sum(-1)
-    return radius - (inside - inside.detach()) / slope
+    return radius - (inside - inside.detach()) * radius / slope
+
+
+def _solve_half_light(circular: Tensor, share: Tensor, index: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """ln R at half light, and the slope of the growth curve in ln R there."""
+    # the answer lies between the components' own radii; a component without light must not widen the bracket
+    ln_circular, lit = torch.log(circular), share > 0
+    low = torch.where(lit, ln_circular, math.inf).amin(-1)
+    high = torch.where(lit, ln_circular, -math.inf).amax(-1)
+    ln_radius = (share * ln_circular).sum(-1)
+    b, order = sersic_b(index), 2 * index
+    ln_norm = torch.log(index) + torch.lgamma(order)
+    slope = torch.ones_like(low)
+    for _ in range(iterations):
+        ln_t = torch.log(b) + (ln_radius[..., None] - ln_circular) / index  # t = b (R / re)^(1/n)
+        t = ln_t.exp()
+        inside = (share * torch.special.gammainc(order, t)).sum(-1)
+        # dP / d ln R = t^(2n) exp(-t) / (n Gamma(2n))
+        slope = (share * torch.exp(order * ln_t - t - ln_norm)).sum(-1).clamp_min(1e-12)
+        low, high = torch.where(inside < 0.5, ln_radius, low), torch.where(inside < 0.5, high, ln_radius)
+        # in the logit of the growth curve, which is nearly straight
+        step = ln_radius - torch.logit(inside.clamp(1e-9, 1 - 1e-9)) * inside * (1 - inside) / slope
+        ln_radius = torch.where((step >= low) & (step <= high), step, (low + high) / 2)
+    return ln_radius, slope
 
 
 def table_from_galaxies(galaxies: Galaxies, pixel_scale_arcsec: float, unit_njy: float) -> QTable:

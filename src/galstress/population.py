@@ -104,7 +104,7 @@ class Population:
             axis_ratio=ratios,
             angle=torch.stack([angle, angle + _TURN * normal()], -1),
         )
-        scale = torch.exp(ln_radius + closer) / half_light_radius(galaxies, iterations=24)
+        scale = torch.exp(ln_radius + closer) / half_light_radius(galaxies)
         return dataclasses.replace(galaxies, radius=galaxies.radius * scale[:, None])
 
     def log_prob(self, galaxies: Galaxies) -> Tensor:

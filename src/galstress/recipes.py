@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,10 +22,11 @@ from torch import Tensor
 from galstress.cutouts import Cutouts
 from galstress.errors import UnknownNameError
 from galstress.galaxy import Galaxies, half_light_radius
+from galstress.networks import Network
 from galstress.population import load_population
 from galstress.simulation import Scenes, draw_scenes, draw_targets, expose
 from galstress.survey import Survey
-from galstress.training import Schedule
+from galstress.training import Schedule, train
 
 __all__ = ["RECIPES", "Recipe", "load_recipe"]
 
@@ -69,6 +71,77 @@ class Recipe:
             batches.append(_imperfect(expose(_turned(scenes, at, generator), generator), generator))
         return batches
 
+    def train(
+        self,
+        *,
+        seed: int = 1,
+        steps: int | None = None,
+        checkpoint: Path | None = None,
+        device: torch.device | str = "cpu",
+        progress: bool = False,
+    ) -> tuple[Network, list[float]]:
+        """A network trained by this recipe, and the loss of each step.
+
+        Arguments:
+            seed: Of the first weights and of everything drawn.
+            steps: Instead of the recipe's own number.
+            checkpoint: File to write on the way, and to go on from where it exists.
+            device: Where to draw and to train.
+            progress: Show steps, loss and time left.
+        """
+        schedule = dataclasses.replace(self.schedule, steps=steps or self.schedule.steps)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = Network.build(self.backbone["name"], **_settings(self.backbone)).to(device)
+
+        def draw(step: int) -> list[Cutouts]:
+            return self.draw(step, seed=seed, device=device)
+
+        network, losses = train(network, draw, schedule, checkpoint=checkpoint, progress=progress)
+        return network.with_metadata(**self.describe(seed, losses)), losses
+
+    def describe(self, seed: int, losses: Sequence[float]) -> dict[str, Any]:
+        """What a weights file says of its training: recipe, prior, seed, steps, images, last loss and domain."""
+        return {
+            "name": self.name,
+            "prior": {survey: dict(shares) for survey, shares in self.surveys.items()},
+            "training": {
+                "recipe": self.name,
+                "seed": seed,
+                "steps": len(losses),
+                "images": len(losses) * self.per_survey * len(self.surveys),
+                "loss": sum(losses[-200:]) / max(len(losses[-200:]), 1),
+                "schedule": dataclasses.asdict(self.schedule),
+            },
+            "domain": self.measure_domain(seed),
+        }
+
+    def measure_domain(self, seed: int, blocks: int = 4) -> dict[str, list[float]]:
+        """Range (0.05 to 99.95 %) of ln flux in sky rms and ln radius in pixels of what is drawn."""
+        flux, radius = [], []
+        for number in range(blocks):
+            for name in self.surveys:
+                survey = _varied(Survey.load(name), torch.Generator().manual_seed(number))
+                generator = torch.Generator().manual_seed(_mixed(seed, number, 7))
+                targets = self._targets(name, survey, max(self.stamps[name]), generator)
+                flux.append(torch.log(targets.flux / survey.sky_rms))
+                radius.append(torch.log(half_light_radius(targets)))
+        share = torch.tensor([0.0005, 0.9995])
+        return {
+            "ln_flux_in_rms": torch.cat(flux).quantile(share).tolist(),
+            "ln_radius_px": torch.cat(radius).quantile(share).tolist(),
+        }
+
+    def _targets(self, name: str, survey: Survey, stamp_px: int, generator: torch.Generator) -> Galaxies:
+        """One block of galaxies of a survey, in the recipe's shares of populations."""
+        parts: list[Galaxies] = []
+        shares = self.surveys[name]
+        for population, share in shares.items():
+            last = population == list(shares)[-1]
+            count = self.block - sum(map(len, parts)) if last else round(self.block * share)
+            parts.append(_bright(population, survey, count, stamp_px, self.faintest_snr, generator))
+        return _joined(parts)
+
 
 RECIPES: dict[str, Recipe] = {
     "foveal": Recipe(
@@ -105,6 +178,11 @@ def load_recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
+def _settings(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """The backbone's arguments without its name."""
+    return {key: value for key, value in backbone.items() if key != "name"}
+
+
 def _mixed(*numbers: int) -> int:
     """One seed of several numbers (a linear congruential mix), so that no two streams coincide."""
     value = 0
@@ -123,13 +201,8 @@ def _block(recipe: Recipe, name: str, number: int, seed: int, device: torch.devi
     sizes = recipe.stamps[name]
     stamp_px = sizes[int(torch.randint(len(sizes), (1,), generator=choose))]
     with_neighbours = float(torch.rand(1, generator=choose)) < recipe.neighbour_share
-    parts = []
-    shares = recipe.surveys[name]
-    for population, share in shares.items():
-        count = round(recipe.block * share) if population != list(shares)[-1] else recipe.block - sum(map(len, parts))
-        parts.append(_bright(population, survey, count, stamp_px, recipe.faintest_snr, generator))
-    targets = _joined(parts)
-    beside = load_population(next(iter(shares))) if with_neighbours else None
+    targets = recipe._targets(name, survey, stamp_px, generator)
+    beside = load_population(next(iter(recipe.surveys[name]))) if with_neighbours else None
     return draw_scenes(targets, survey, stamp_px, beside, generator)
 
 
@@ -142,10 +215,10 @@ def _bright(
     while found < count:
         drawn = draw_targets(load_population(population), survey, 2 * count, stamp_px, generator)
         # matched S/N of a Gaussian of the galaxy's and the PSF's width against the sky
-        width2 = (survey.psf_fwhm_px / 2.355) ** 2 + (0.6 * half_light_radius(drawn, 20)) ** 2
+        width2 = (survey.psf_fwhm_px / 2.355) ** 2 + (0.6 * half_light_radius(drawn)) ** 2
         snr = drawn.flux / (survey.sky_rms * torch.sqrt(4 * math.pi * width2))
         # at most a few stamps wide: larger ones cannot be measured in it
-        fits = half_light_radius(drawn, 20) < 0.35 * stamp_px
+        fits = half_light_radius(drawn) < 0.35 * stamp_px
         kept.append(drawn.select(torch.nonzero((snr > faintest) & fits)[: count - found, 0]))
         found += len(kept[-1])
     return _joined(kept)
@@ -202,9 +275,7 @@ def _turn_galaxies(galaxies: Galaxies, element: int, centre: float) -> Galaxies:
         x, angle = -x, math.pi - angle
     for _ in range(element % 4):
         x, y = -y, x
-    return dataclasses.replace(
-        galaxies, x=x + centre, y=y + centre, angle=angle + (element % 4) * math.pi / 2
-    )
+    return dataclasses.replace(galaxies, x=x + centre, y=y + centre, angle=angle + (element % 4) * math.pi / 2)
 
 
 def _imperfect(cutouts: Cutouts, generator: torch.Generator) -> Cutouts:

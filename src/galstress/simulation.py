@@ -78,7 +78,8 @@ def simulate(
         targets = _given(galaxies, survey, count).to(generator.device, torch.float32)
     else:
         targets = draw_targets(population, survey, _checked("count", count, 0, 10**9), stamp_px, generator)
-    return expose(draw_scenes(targets, survey, stamp_px, population if neighbours else None, generator), generator, noise)
+    scenes = draw_scenes(targets, survey, stamp_px, population if neighbours else None, generator)
+    return expose(scenes, generator, noise)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,9 +134,8 @@ def expose(scenes: Scenes, generator: torch.Generator, noise: bool = True) -> Cu
     """Cutouts of scenes, with noise or (``noise=False``) only its variance."""
     survey, model, light = scenes.survey, scenes.model, scenes.light
     _, oversampling, fwhm = survey_psf(survey, model.shape[-1])
-    photon = survey.kernel_factor**2 / survey.electrons_per_unit
     images = model + light
-    variance = survey.sky_rms**2 + images.clamp_min(0) * photon
+    variance = survey.sky_rms**2 + images.clamp_min(0) * survey.photon_variance
     if noise:
         white = torch.randn(images.shape, generator=generator, device=generator.device)
         images = images + variance.sqrt() * add_correlated_noise(white, survey.noise_correlation_fwhm_px)
@@ -211,7 +211,7 @@ def _draw_neighbours(
     radius = torch.where(is_star[:, None], _POINT_RADIUS_PX, drawn.radius)
     index = torch.where(is_star[:, None], 0.5, drawn.sersic_index)
     drawn = dataclasses.replace(drawn, flux=flux, radius=radius, sersic_index=index)
-    touching = (half_light_radius(targets, 24)[owner] + half_light_radius(drawn, 24)).clamp(2, stamp_px / 2)
+    touching = (half_light_radius(targets)[owner] + half_light_radius(drawn)).clamp(2, stamp_px / 2)
     # even in area between touching and the circle through the stamp's corners, then brought inside
     distance = torch.sqrt(touching**2 + uniform() * (stamp_px**2 / 2 - touching**2).clamp_min(0))
     angle = 2 * math.pi * uniform()

@@ -203,6 +203,11 @@ class Survey:
         return math.sqrt(self.sky_electrons + self.read_noise_e**2) / self.electrons_per_unit
 
     @property
+    def photon_variance(self) -> float:
+        """Variance that one image unit of light adds to its pixel (behind the kernel), image units squared."""
+        return self.kernel_factor**2 / self.electrons_per_unit
+
+    @property
     def psf_fwhm_px(self) -> float:
         """Width of the point-spread function before the pixel, in pixels."""
         return self.psf.fwhm_arcsec / self.pixel_scale_arcsec

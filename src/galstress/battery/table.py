@@ -121,6 +121,13 @@ def stress(
         UnknownNameError: No such perturbation.
         InputError: A perturbation asked for by its own name needs truth and there is none, an amount is out of
             range, or not one object can be measured as it came.
+
+    Example:
+        >>> from galstress.simulation import simulate
+        >>> network, cutouts = Network.build("foveal", width=0.25), simulate("hsc-wide-i", 2, stamp_px=64)
+        >>> table = stress(network, cutouts, ("depth",), amounts={"depth": (1, 0.5)})
+        >>> len(table), float(abs(table["shift"][table["amount"] == 1]).max())
+        (60, 0.0)
     """
     plan = _plan(cutouts, perturbations, amounts or {})
     measure = network if not isinstance(network, Network) else _measure_with(network, cutouts, batch_size)
@@ -151,18 +158,17 @@ def stress(
 def _plan(
     cutouts: Cutouts, names: Sequence[str], amounts: Mapping[str, Sequence[float]]
 ) -> list[tuple[Perturbation, float]]:
-    """Every kind with each of its amounts, tried on one object so that a bad amount is known before the work starts."""
+    """Every kind with each of its amounts."""
     for name in amounts:
         if name not in PERTURBATIONS:
             raise UnknownNameError("perturbation", name, tuple(PERTURBATIONS))
     plan = []
-    for entry in choose_perturbations(tuple([names] if isinstance(names, str) else names)):
-        if entry.needs_truth and cutouts.truth is None:
-            if entry.name in names:
-                raise InputError(f"{entry.name} of images without truth", "simulated cutouts", "use quarter-turns")
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for entry in choose_perturbations(names):
+        if entry.needs_truth and cutouts.truth is None and entry.name not in names:
             continue
         for amount in amounts.get(entry.name, entry.amounts):
-            entry(cutouts.select(slice(0, 1)), float(amount))
+            entry.check(cutouts, float(amount))
             plan.append((entry, float(amount)))
     if not plan:
         raise InputError("nothing to do", "at least one perturbation and amount", f"name one of {list(PERTURBATIONS)}")

@@ -13,6 +13,7 @@ from galstress.datasets.records import (
     HST_CREDIT,
     Dataset,
     derive_survey,
+    github_files,
     read_csv,
     read_number,
     read_pixels,
@@ -96,6 +97,32 @@ def _read_galsim235(folder: Path, _band: str) -> list[Frame]:
     return frames
 
 
+_PALTAS = "test/test_data/cosmos"
+_GALSIM235_FILES = {
+    "real_galaxy_catalog_23.5.fits": (
+        "swagnercarena/paltas@2590c4a9d0712e1766439e68cfac33190e17d088",
+        f"{_PALTAS}/real_galaxy_catalog_23.5.fits",
+        "e345c8b02ea31b4176dddf9a9960824a72250ff8c662122d97bcebc029c52f78",
+    ),
+    "real_galaxy_catalog_23.5_fits.fits": (
+        "swagnercarena/paltas@2590c4a9d0712e1766439e68cfac33190e17d088",
+        f"{_PALTAS}/real_galaxy_catalog_23.5_fits.fits",
+        "b86abbd8566cf7e4822349a592a313c7fc53c0339d7e3c5cded040210324b4d3",
+    ),
+    "real_galaxy_images_23.5_n1.fits": (
+        "swagnercarena/paltas@9fa4c3ae16766ccf026f5f8111706e33be9dbc4d",
+        f"{_PALTAS}/real_galaxy_images_23.5_n1.fits",
+        "7430667ea453016f5cbc594a1d50f9f34be5933e803112a13a91d8ec2b6070e3",
+    ),
+}
+_GALSIM_PSF_FILES = {
+    "real_galaxy_PSF_images.fits": (
+        "GalSim-developers/GalSim@c435f1c8c9004a74b9c419c31e806ca8ee7fc023",
+        "examples/data/real_galaxy_PSF_images.fits",
+        "8674ea1395185be902848dba80ef6a324c6f91591d216d644a6869b434e69d6a",
+    ),
+}
+
 _GALSIM235 = Dataset(
     name="hst-cosmos-galsim235",
     title="10 COSMOS F814W galaxies with GalSim's Sersic and bulge + disk fits; ACS PSFs of other galaxies",
@@ -107,6 +134,10 @@ _GALSIM235 = Dataset(
     changes="none to these files",
     zero_point_note="25.94 AB for 1 e-/s, as GalSim's real galaxies are calibrated",
     read=_read_galsim235,
+    downloads={
+        **github_files("paltas10", _GALSIM235_FILES),
+        **github_files("galsim_example100_noimages", _GALSIM_PSF_FILES),
+    },
     columns={
         "lit_mag_ab": ("mag", "MAG_AUTO, F814W"),
         "lit_sersic_index": ("", "one Sersic profile"),

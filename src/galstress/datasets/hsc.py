@@ -16,6 +16,7 @@ from galstress.datasets.records import (
     HST_CREDIT,
     Dataset,
     derive_survey,
+    github_files,
     psf_of,
     read_csv,
     read_number,
@@ -174,7 +175,7 @@ def _misc_surveys() -> dict[str, Survey]:
     made = {}
     for band, electrons, sky, fwhm in (
         ("i", 4170.0, 19.7, 0.60),
-        ("r", 2250.0, 20.6, 0.65),
+        ("r", 2250.0, 20.6, 0.55),
         ("g", 2130.0, 21.4, 0.78),
         ("z", 20000.0, 18.3, 0.50),
         ("y", 8900.0, 17.9, 0.64),
@@ -275,6 +276,59 @@ def _cosmos_pair_surveys() -> dict[str, Survey]:
     return made
 
 
+_COSMOS_PAIR_FILES = {
+    "Cut_HSC.fits": (
+        "pmelchior/scarlet@998ca34",
+        "data/test_resampling/Cut_HSC.fits",
+        "d54772cd0d3e79e794269e2cec7a6f5659d9295fc199328a125ebbc8b591fb2b",
+    ),
+    "Cut_HSC1.fits": (
+        "pmelchior/scarlet@998ca34",
+        "data/test_resampling/Cut_HSC1.fits",
+        "110fcd8594402988cf5e2856d13eb99186fcb2f85dc94bb914d2446ec2e31790",
+    ),
+    "Cut_HST.fits": (
+        "pmelchior/scarlet@998ca34",
+        "data/test_resampling/Cut_HST.fits",
+        "7d9cee2c99175489104567d4a52b8423b56ece3235ff8d9257008e502dfacbba",
+    ),
+    "Cut_HST1.fits": (
+        "pmelchior/scarlet@998ca34",
+        "data/test_resampling/Cut_HST1.fits",
+        "cbbee12490705aa54d80317a688e5d02f903fad6482ccbfba0f74274fc4514e7",
+    ),
+    "PSF_HSC.fits": (
+        "pmelchior/scarlet@998ca34",
+        "data/test_resampling/PSF_HSC.fits",
+        "de1206236ff9628829d26aa43eddf9aab49c0b3ff83eb689340d7aab43e1f454",
+    ),
+    "PSF_HST.fits": (
+        "pmelchior/scarlet@998ca34",
+        "data/test_resampling/PSF_HST.fits",
+        "8d3a000d6871c74b4124389738a2f70345fa7e4d4bd7099d73b0b6e4aa86b379",
+    ),
+    "cosmos_1.fits": (
+        "dr-guangtou/hs_galphot@3e1e376fd2cc94edcb3ac3f3d845af7a29d24f57",
+        "galfit/cosmos_1.fits",
+        "bbc66b55a2687b0e14fcb5cec3a5193b4fb05371af1cba98660fdd9551ecb6b0",
+    ),
+    "cosmos_1_psf.fits": (
+        "dr-guangtou/hs_galphot@3e1e376fd2cc94edcb3ac3f3d845af7a29d24f57",
+        "galfit/cosmos_1_psf.fits",
+        "5b2c20f7c4c76a562715d521ba2d1ecb562d431d00c5cd6ffe01dcf7c070a7c1",
+    ),
+    "subaru_example_B.fits": (
+        "dr-guangtou/hs_galphot@3e1e376fd2cc94edcb3ac3f3d845af7a29d24f57",
+        "data/example_B.fits",
+        "923d74eb25cc33f18299937327b5c618c714299fcb7ce119cf85c39c772b232a",
+    ),
+    "subaru_example_I.fits": (
+        "dr-guangtou/hs_galphot@3e1e376fd2cc94edcb3ac3f3d845af7a29d24f57",
+        "data/example_I.fits",
+        "d248c33e982ede29f837252ce6ee6fa0ea83306d59e2c209d8c50292a738cf9b",
+    ),
+}
+
 _COSMOS_PAIR = Dataset(
     name="pair-hsc-hst-cosmos",
     title="two COSMOS fields in HSC i and HST F814W (the same sky); one massive galaxy each from HST and from Subaru",
@@ -289,6 +343,7 @@ _COSMOS_PAIR = Dataset(
         " (0.0026 e-/s); HSC i: scaled to HST's fluxes of the same galaxies; Subaru: 31.4"
     ),
     read=_read_cosmos_pair,
+    downloads=github_files("", _COSMOS_PAIR_FILES),
 )
 
 DATASETS = (_UDEEP, _MISC, _COSMOS_PAIR)

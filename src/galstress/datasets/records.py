@@ -19,6 +19,7 @@ from galstress.survey import Psf, Survey
 __all__ = [
     "Dataset",
     "derive_survey",
+    "github_files",
     "psf_of",
     "read_csv",
     "read_number",
@@ -77,6 +78,21 @@ class Dataset:
         if band.lower() not in by_lower:
             raise UnknownNameError(f"band of {self.name}", band, self.bands)
         return by_lower[band.lower()]
+
+
+def github_files(folder: str, files: dict[str, tuple[str, str, str]]) -> dict[str, tuple[str, str]]:
+    """Downloads by local name.
+
+    Arguments:
+        folder: Local folder, or an empty string.
+        files: By local name: ``owner/repository@commit``, the path in it, and the SHA-256.
+    """
+    result = {}
+    for name, (place, path, sha256) in files.items():
+        repository, commit = place.split("@")
+        url = f"https://github.com/{repository}/raw/{commit}/{path}"
+        result[f"{folder}/{name}" if folder else name] = (url, sha256)
+    return result
 
 
 def derive_survey(base: str, name: str, band: str, source: str, **numbers: float | Psf) -> Survey:

@@ -90,7 +90,7 @@ def to_internal(galaxies: Galaxies, reference: Reference) -> Tensor:
             galaxies.y - reference.centre_px[1],
             torch.log(galaxies.flux / (reference.flux * reference.sky_rms)),
             torch.logit(0.01 + 0.98 * share),
-            torch.log(half_light_radius(galaxies, 24) / reference.size_px),
+            torch.log(half_light_radius(galaxies) / reference.size_px),
             e1,
             e2,
             torch.log(galaxies.radius[:, 1] / galaxies.radius[:, 0]),
@@ -136,7 +136,7 @@ def from_internal(internal: Tensor, reference: Reference) -> tuple[Galaxies, Ten
         angle=angle,
     )
     radius = c["ln_radius"].exp() * reference.size_px
-    scale = radius / half_light_radius(unscaled, 20)
+    scale = radius / half_light_radius(unscaled, 5)
     return dataclasses.replace(unscaled, radius=radii * scale[..., None]), radius
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from galstress.cutouts import Flag
 from galstress.errors import InputError
 from galstress.galaxy import component_ellipticity, table_from_galaxies, whole_ellipticity
-from galstress.heads.galaxy import Reference, from_internal
+from galstress.heads.galaxy import INTERNAL_NAMES, Reference, from_internal, turn_internal
 from galstress.survey import Survey
 
 __all__ = ["OUTPUTS", "Prediction"]
@@ -45,7 +45,22 @@ OUTPUTS: dict[str, tuple[str, str]] = {
 
 _QUANTILES = {"p2_5": 0.025, "p16": 0.16, "p50": 0.5, "p84": 0.84, "p97_5": 0.975}
 _MOMENT_SAMPLES = 512
+"""A multiple of 16: the points of the moments are closed under the eight turns and under change of sign."""
 _UNUSABLE = Flag.UNREADABLE | Flag.ALL_MASKED | Flag.TOO_SMALL
+
+
+_MONOTONE = {0, 1, 2, 3, 4, 5, 6, 7, 11}
+"""Places of the outputs that rise with one internal coordinate alone."""
+
+
+@functools.lru_cache(maxsize=1)
+def _moment_points() -> Tensor:
+    """(512, 12) standard normal points, closed under the eight turns and mirrors and under change of sign."""
+    generator = torch.Generator().manual_seed(512)
+    seeds = torch.randn(_MOMENT_SAMPLES // 16, len(INTERNAL_NAMES), generator=generator, dtype=torch.float64)
+    turned = torch.cat([seeds @ turn_internal(element).T for element in range(8)])
+    points = torch.cat([turned, -turned])
+    return points / points.std(0, correction=0)  # each coordinate has unit variance exactly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +129,8 @@ class Prediction:
             B/T can be exactly 0 or 1.
         """
         result = np.full((n, len(self), len(OUTPUTS)), np.nan)
-        good = np.flatnonzero(self.usable)
         generator = torch.Generator().manual_seed(seed)
-        chunk = max(1, 400_000 // max(n, 1))
-        for start in range(0, len(good), chunk):
-            rows = torch.as_tensor(good[start : start + chunk])
+        for rows in self._usable_rows(max(1, 400_000 // max(n, 1))):
             factor = torch.linalg.cholesky(self.internal_covariance[rows])
             normal = torch.randn(len(rows), n, factor.shape[-1], generator=generator, dtype=torch.float64)
             internal = self.internal_mean[rows, None] + normal @ factor.transpose(-1, -2)
@@ -126,19 +138,25 @@ class Prediction:
         return result
 
     @functools.cached_property
-    def _moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean (N, D), covariance (N, D, D) and quantiles (5, N, D) of the outputs, from 512 samples."""
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean (N, D) and covariance (N, D, D) of the outputs.
+
+        Over 512 fixed points of a standard normal distribution, the same for every object and closed under turns,
+        mirrors and change of sign, through the symmetric root of the covariance: so a posterior that turns with its
+        image has moments that do, too, to rounding.
+        """
         count, dim = len(self), len(OUTPUTS)
         mean, covariance = np.full((count, dim), np.nan), np.full((count, dim, dim), np.nan)
-        quantiles = np.full((len(_QUANTILES), count, dim), np.nan)
-        for start in range(0, count, 1024):
-            part = slice(start, start + 1024)
-            samples = self.select(part).sample(_MOMENT_SAMPLES, seed=start)
-            mean[part] = samples.mean(0)
-            offset = samples - mean[part]
-            covariance[part] = np.einsum("snd,sne->nde", offset, offset) / (_MOMENT_SAMPLES - 1)
-            quantiles[:, part] = np.quantile(samples, tuple(_QUANTILES.values()), axis=0)
-        return mean, covariance, quantiles
+        for rows in self._usable_rows(256):
+            values, vectors = torch.linalg.eigh(self.internal_covariance[rows])
+            root = vectors * values.clamp_min(0).sqrt()[:, None] @ vectors.transpose(-1, -2)
+            internal = self.internal_mean[rows] + torch.einsum("sd,nde->sne", _moment_points(), root)
+            samples = self._outputs(internal, rows)
+            centre = samples.mean(0)
+            offset = samples - centre
+            mean[rows] = centre.numpy()
+            covariance[rows] = (torch.einsum("snd,sne->nde", offset, offset) / len(samples)).numpy()
+        return mean, covariance
 
     @property
     def mean(self) -> np.ndarray:
@@ -155,18 +173,33 @@ class Prediction:
         """(N, D) posterior standard deviations of the outputs."""
         return np.sqrt(np.diagonal(self.covariance, axis1=1, axis2=2))
 
-    def quantile(self, probabilities: Sequence[float], samples: int = 1024, seed: int = 0) -> np.ndarray:
-        """Marginal quantiles (len(probabilities), N, D) from fresh samples."""
-        parts = [
-            np.quantile(self.select(slice(i, i + 1024)).sample(samples, seed + i), probabilities, axis=0)
-            for i in range(0, len(self), 1024)
-        ]
-        return np.concatenate(parts, 1) if parts else np.zeros((len(probabilities), 0, len(OUTPUTS)))
+    def quantile(self, probabilities: Sequence[float], samples: int = 1000, seed: int = 0) -> np.ndarray:
+        """Marginal quantiles of the outputs.
+
+        Arguments:
+            probabilities: P numbers between 0 and 1.
+            samples: Draws for those outputs that depend on several internal coordinates (shape and radius of disk
+                and bulge); the others' quantiles are exact.
+            seed: Of the draws.
+
+        Returns:
+            (P, N, D) in ``units``; NaN for unusable objects.
+        """
+        result = np.full((len(probabilities), len(self), len(OUTPUTS)), np.nan)
+        normal = torch.special.ndtri(torch.as_tensor(probabilities, dtype=torch.float64).clamp(1e-300, 1 - 1e-16))
+        mixed = [place for place in range(len(OUTPUTS)) if place not in _MONOTONE]
+        for rows in self._usable_rows(512):
+            sigma = torch.diagonal(self.internal_covariance[rows], dim1=-2, dim2=-1).sqrt()
+            internal = self.internal_mean[rows] + normal[:, None, None] * sigma
+            result[:, rows] = self._outputs(internal, rows).numpy()
+            drawn = self.select(rows.numpy()).sample(samples, seed + int(rows[0]))[..., mixed]
+            result[:, rows.numpy()[:, None], mixed] = np.quantile(drawn, probabilities, axis=0)
+        return result
 
     def table(self) -> QTable:
         """A row per object: mean, standard deviation and quantiles of every output, with units and descriptions."""
-        mean, _, quantiles = self._moments
-        columns = {"mean": mean, "std": self.std, **dict(zip(_QUANTILES, quantiles, strict=True))}
+        quantiles = self.quantile(tuple(_QUANTILES.values()))
+        columns = {"mean": self.mean, "std": self.std, **dict(zip(_QUANTILES, quantiles, strict=True))}
         words = {"mean": "posterior mean", "std": "posterior standard deviation"}
         table = QTable()
         table["object_id"] = self.object_id.astype(str)
@@ -259,12 +292,15 @@ class Prediction:
             flags=np.concatenate([part.flags for part in parts]),
         )
 
+    def _usable_rows(self, size: int) -> list[torch.Tensor]:
+        """Indices of the objects that hold a posterior, in chunks."""
+        good = torch.as_tensor(np.flatnonzero(self.usable))
+        return list(good.split(size)) if len(good) else []
+
     def _reference64(self) -> Reference:
         """The reference in the precision of the posterior."""
         r = self.reference
-        return dataclasses.replace(
-            r, flux=r.flux.double(), size_px=r.size_px.double(), sky_rms=r.sky_rms.double()
-        )
+        return dataclasses.replace(r, flux=r.flux.double(), size_px=r.size_px.double(), sky_rms=r.sky_rms.double())
 
     def _outputs(self, internal: Tensor, rows: Tensor) -> Tensor:
         """(n, N, D) outputs of (n, N, 12) internal coordinates of the objects at ``rows``."""

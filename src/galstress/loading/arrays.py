@@ -12,7 +12,7 @@ import torch
 from astropy.nddata import NDData
 
 from galstress.errors import InputError
-from galstress.loading.frames import READ_ERRORS, Frame, check_frame, failed_frame, split_cube
+from galstress.loading.frames import READ_ERRORS, Frame, check_frame, failed_frame, reason_of, split_cube
 from galstress.survey import AB_ZERO_POINT_NJY, Survey
 
 __all__ = ["frames_from_memory", "read_numpy"]
@@ -129,8 +129,8 @@ def read_numpy(path: Path, object_id: str, survey: Survey) -> list[Frame]:
         loaded = np.load(path, allow_pickle=False)
         arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded.files}
     except READ_ERRORS as error:
-        reason = " ".join(str(error).split())[:120]
-        return [failed_frame(object_id, f"{path.name} ({reason})", "a whole .npy or .npz file", "make it again")]
+        came = f"{path.name} ({reason_of(error)})"
+        return [failed_frame(object_id, came, "a whole .npy or .npz file, nothing pickled", "make it again")]
     planes = {role: next((arrays[k] for k in keys if k in arrays), None) for role, keys in _KEYS.items()}
     if planes["image"] is None:
         came = f"{path.name} with arrays {sorted(arrays)}"

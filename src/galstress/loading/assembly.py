@@ -214,7 +214,7 @@ def _measure(
     sky = measure_sky(image, bad, survey.psf_fwhm_px)
     segmented = zeroed is not None and _is_segmented(image, bad, sky)
     if segmented:
-        sky, flags = None, flags | Flag.SKY_ZEROED
+        sky, flags, bad = None, flags | Flag.SKY_ZEROED, bad | (image == 0)
     level = choose_level(sky, subtract_sky) if sky is not None else 0.0
     image = np.where(finite, image - level, 0.0)
     variance, problem = _own_variance(cut["variance"], factor, frame.relative_variance, sky)
@@ -232,6 +232,8 @@ def _measure(
         flags |= Flag.VARIANCE_ESTIMATED
     flags |= _off_centre(image, target & ~bad, centre)
     useless = ~(np.isfinite(variance) & (variance > 1e-37)) | (variance > 1e37)
+    if bool(useless.all()):
+        problem = "flux or variance beyond what float32 holds: rescale the image, or give zero_point_mag"
     bad = bad | useless
     variance = np.where(useless | ~finite, np.inf, variance)
     correlation = math.nan if sky is None else sky.correlation

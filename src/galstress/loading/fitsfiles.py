@@ -13,7 +13,15 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from galstress.errors import InputError
-from galstress.loading.frames import LARGEST_PIXELS, READ_ERRORS, Frame, check_frame, failed_frame, split_cube
+from galstress.loading.frames import (
+    LARGEST_PIXELS,
+    READ_ERRORS,
+    Frame,
+    check_frame,
+    failed_frame,
+    reason_of,
+    split_cube,
+)
 from galstress.survey import AB_ZERO_POINT_NJY
 
 __all__ = ["read_fits", "read_wcs"]
@@ -81,8 +89,7 @@ def read_fits(path: Path, object_id: str, hdu: int | str | None = None) -> list[
                     if plane is not None:
                         planes.append(plane)
         except READ_ERRORS as error:
-            reason = " ".join(str(error).split())[:160] or type(error).__name__
-            failure = failed_frame(object_id, f"{path.name} ({reason})", "a whole FITS file", "get the file again")
+            failure = failed_frame(object_id, f"{path.name} ({reason_of(error)})", "a whole FITS file", "get it again")
         frames = _group(planes, primary, object_id, hdu)
     if failure is not None:
         frames.append(failure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 from galstress.errors import InputError
@@ -34,12 +35,15 @@ def object_name(path: Path) -> str:
     return (name or path.name).encode("utf-8", "backslashreplace").decode()
 
 
-def list_files(path: Path) -> list[Path]:
+def list_files(source: str | os.PathLike[str]) -> list[Path]:
     """Files to read, sorted by name: the one that a path names, or those of a folder that hold images.
 
     Raises:
         InputError: Nothing is there, or nothing that can be read.
     """
+    if not os.fspath(source):
+        raise InputError("an empty path", "a file or a folder", "give one")
+    path = Path(source)
     try:
         if path.is_dir():
             inside = sorted(path.iterdir(), key=lambda p: p.name)
@@ -50,7 +54,8 @@ def list_files(path: Path) -> list[Path]:
         else:
             raise InputError(f"{path}, which does not exist", "a file or a folder", "check the path")
     except OSError as error:
-        raise InputError(f"{path} ({error.strerror})", "a file or a folder", "check its name and permissions") from None
+        came = f"{str(path)[:100]} ({error.strerror})"
+        raise InputError(came, "a file or a folder", "check its name and permissions") from None
     images = [p for p in inside if _holds_images(p)]
     if images:
         return images

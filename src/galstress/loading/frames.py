@@ -17,7 +17,17 @@ from astropy.wcs import WCS
 from galstress.cutouts import Flag
 from galstress.errors import InputError
 
-__all__ = ["NO_FLAGS", "READ_ERRORS", "Frame", "check_frame", "failed_frame", "join_notes", "make_unique", "split_cube"]
+__all__ = [
+    "NO_FLAGS",
+    "READ_ERRORS",
+    "Frame",
+    "check_frame",
+    "failed_frame",
+    "join_notes",
+    "make_unique",
+    "reason_of",
+    "split_cube",
+]
 
 READ_ERRORS = (
     OSError,
@@ -133,6 +143,15 @@ def split_cube(frame: Frame) -> list[Frame]:
         frames.append(dataclasses.replace(frame, object_id=frame.object_id + suffix, image=image[row], **planes))
     came = f"{frame.object_id}: an array of shape {image.shape}"
     return frames or [failed_frame(frame.object_id, came, "at least one image", "give one or more")]
+
+
+def reason_of(error: Exception) -> str:
+    """What a reader's error says, in a few words: its first sentence, without hints on that reader's options."""
+    if isinstance(error, InputError):
+        return f"{error.came}; allowed: {error.allowed}"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(text.split(". ")[0].split())[:120]
+    return text if len(text) > 8 else f"its header is broken: {type(error).__name__} {text}".strip()
 
 
 def join_notes(*notes: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Row, Table
 
-from galstress.loading.frames import READ_ERRORS, Frame, check_frame, failed_frame
+from galstress.loading.frames import READ_ERRORS, Frame, check_frame, failed_frame, reason_of
 
 __all__ = ["is_galsim_catalogue", "read_galsim"]
 
@@ -69,12 +69,14 @@ def _read_row(
     try:
         image = pixels("GAL")
     except READ_ERRORS as error:
-        return failed_frame(name, f"galaxy {name} ({error})", "the images that the catalogue names", "get that file")
+        return failed_frame(
+            name, f"galaxy {name} ({reason_of(error)})", "the images that the catalogue names", "get that file"
+        )
     psf, note = None, ""
     try:
         psf = pixels("PSF")
     except READ_ERRORS as error:
-        note = f"no PSF ({error})"
+        note = f"no PSF ({reason_of(error)})"
     names = row.colnames
     columns = {"ra": float(row["RA"]), "dec": float(row["DEC"])} if {"RA", "DEC"} <= set(names) else {}
     if name in redshift:

@@ -66,13 +66,15 @@ def load(
         >>> load(sky, "hsc-wide-i", stamp_px=64).images.shape
         torch.Size([2, 64, 64])
     """
+    if not isinstance(survey, Survey | str | os.PathLike):
+        raise InputError(f"survey={survey!r}", "a Survey, its name or a path to its TOML file", "give a survey")
     if not isinstance(survey, Survey):
         survey = Survey.load(survey if isinstance(survey, str) else Path(survey))
     side = check_stamp(stamp_px, survey)
     if zero_point_mag is not None and not np.isfinite(zero_point_mag):
         raise InputError(f"zero_point_mag={zero_point_mag}", "a finite magnitude", "give it, or None")
     if isinstance(source, str | os.PathLike):
-        files = list_files(Path(source))
+        files = list_files(source)
         if all(_is_ours(path) for path in files):
             return _read_ours(files, survey, stamp_px, centres)
         frames = read_files(files, survey, hdu)

@@ -166,10 +166,10 @@ def _field(stamps: Tensor) -> tuple[Tensor, tuple[float, float]]:
 
     The middle pixel of an odd side cannot be the middle of an even field: it lies half a pixel below it.
     """
-    lows = [(_FIELD - side) // 2 for side in (stamps.shape[2], stamps.shape[1])]
-    pads = [pad for low, side in zip(lows, (stamps.shape[2], stamps.shape[1]), strict=True) for pad in (low, _FIELD - side - low)]
-    x, y = ((_FIELD - 1) / 2 - low for low in lows)
-    return nn.functional.pad(stamps, pads), (x, y)
+    height, width = stamps.shape[1:]
+    left, top = (_FIELD - width) // 2, (_FIELD - height) // 2
+    field = nn.functional.pad(stamps, [left, _FIELD - width - left, top, _FIELD - height - top])
+    return field, ((_FIELD - 1) / 2 - left, (_FIELD - 1) / 2 - top)
 
 
 def _binned(field: Tensor, size: int) -> Tensor:
@@ -241,9 +241,7 @@ def _psf_numbers(cutouts: Cutouts) -> Tensor:
     middle = psf.shape[-1] // 2
     axis = (torch.arange(psf.shape[-1], device=psf.device, dtype=psf.dtype) - middle) / cutouts.psf_oversampling
     distance = torch.sqrt(axis[:, None] ** 2 + axis[None, :] ** 2)
-    inside = [
-        (0.5 + (r * fwhm[:, None, None] - distance) * cutouts.psf_oversampling).clamp(0, 1) for r in _PSF_RADII
-    ]
+    inside = [(0.5 + (r * fwhm[:, None, None] - distance) * cutouts.psf_oversampling).clamp(0, 1) for r in _PSF_RADII]
     growth = torch.stack([(psf * weight).sum((1, 2)) for weight in inside], 1).expand(len(width), -1)
     centre = torch.tensor([0.5, 0.8, 0.93, 0.98], device=psf.device)
     return torch.cat([torch.log(width)[:, None] - 1.0, (growth - centre) * 5 * math.sqrt(2)], 1)

@@ -77,7 +77,7 @@ class Network:
         self.modules().to(device)
         return self
 
-    def with_metadata(self, **entries: Any) -> Network:
+    def with_metadata(self, **entries: object) -> Network:
         """The same weights with more said about them."""
         return dataclasses.replace(self, metadata={**self.metadata, **entries})
 

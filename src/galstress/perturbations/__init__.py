@@ -22,6 +22,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         Perturbation(
             "quarter-turns", "rotation", "", 0, tuple(map(float, range(8))), turn_by_quarters,
             "Exact quarter turns and mirrors of the pixels; nothing is interpolated.", move_by_quarters,
+            allowed=lambda amount: amount in range(8), allowed_amounts="a whole number from 0 to 7",
         ),
         Perturbation(
             "interpolated-rotation", "rotation", "deg", 0, _TURN_30, rotate_pixels,
@@ -35,6 +36,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
         Perturbation(
             "depth", "depth", "exposure", 1, (1.0, 0.5, 0.25, 0.125, 0.0625), shorten_exposure,
             "The same sky in a share of the exposure time.",
+            allowed=lambda amount: 0 < amount <= 1, allowed_amounts="a share above 0 and at most 1: never deeper",
         ),
     )
 }  # fmt: skip

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from galstress.cutouts import Cutouts
-from galstress.errors import InputError
 from galstress.optics import add_correlated_noise
 
 __all__ = ["shorten_exposure"]
@@ -29,14 +28,9 @@ def shorten_exposure(cutouts: Cutouts, share: float, rng: torch.Generator) -> Cu
 
     Arguments:
         cutouts: N objects.
-        share: Share of the exposure that is left, above 0 and at most 1; 1 changes nothing.
+        share: Share of the exposure that is left, above 0 and at most 1 (images never get deeper); 1 changes nothing.
         rng: Randomness; an object's noise depends on the generator and its ``object_id``, not on the batch.
-
-    Raises:
-        InputError: The share is above 1 (images never get deeper) or not positive.
     """
-    if not 0 < share <= 1:
-        raise InputError(f"depth {share}", "a share of the exposure above 0 and at most 1", "dim, never deepen")
     survey, root = cutouts.survey, math.sqrt(share)
     finite = torch.isfinite(cutouts.variance)
     added = torch.where(finite, cutouts.variance, 0) * (1 / share - 1)

@@ -30,6 +30,14 @@ class Perturbation:
 
     Laws (``tests/test_perturbations.py``): at ``identity`` nothing changes, one seed gives one answer, the input is
     left alone, shape, dtype, device and finiteness are kept, and the truth moves by the rule.
+
+    Example:
+        >>> from galstress.perturbations import PERTURBATIONS
+        >>> from galstress.simulation import simulate
+        >>> cutouts = simulate("hsc-wide-i", 2, stamp_px=32)
+        >>> shallow = PERTURBATIONS["depth"](cutouts, 0.25, rng=1)
+        >>> round(float(shallow.sky_rms[0] / cutouts.sky_rms[0]), 4)
+        2.0
     """
 
     name: str
@@ -50,6 +58,21 @@ class Perturbation:
     """(D names, (N, D) values, amount, (H, W)) -> (N, D): where the values of outputs should go."""
     needs_truth: bool = False
     """Whether it works on simulated cutouts only."""
+    allowed: Callable[[float], bool] = math.isfinite
+    """Whether an amount can be used."""
+    allowed_amounts: str = "any finite number"
+    """The same in words, for the error message."""
+
+    def check(self, cutouts: Cutouts, amount: float) -> None:
+        """Refuse an amount out of range, or images without the truth that is needed.
+
+        Raises:
+            InputError: One line that says what is allowed.
+        """
+        if not self.allowed(amount):
+            raise InputError(f"{self.name} by {amount}", self.allowed_amounts, "choose another amount")
+        if self.needs_truth and cutouts.truth is None:
+            raise InputError(f"{self.name} of images without truth", "simulated cutouts", "leave it out here")
 
     def __call__(self, cutouts: Cutouts, amount: float, rng: torch.Generator | int = 0) -> Cutouts:
         """Perturbed cutouts; the input is left alone.
@@ -62,12 +85,7 @@ class Perturbation:
         Raises:
             InputError: The amount is out of range, or truth is needed and not there.
         """
-        if not math.isfinite(amount):
-            raise InputError(f"{self.name} by {amount}", "a finite amount", f"give one in {self.unit or 'steps'}")
-        if self.needs_truth and cutouts.truth is None:
-            raise InputError(
-                f"{self.name} of images without truth", "simulated cutouts", "leave it out for real images"
-            )
+        self.check(cutouts, amount)
         if amount == self.identity or len(cutouts) == 0:
             return cutouts
         generator = rng if isinstance(rng, torch.Generator) else torch.Generator().manual_seed(int(rng))

@@ -45,10 +45,8 @@ def turn_by_quarters(cutouts: Cutouts, element: float, rng: torch.Generator | No
         rng: Not used.
 
     Raises:
-        InputError: The element is not one of the eight, or the stamps are not square.
+        InputError: The stamps are not square.
     """
-    if element not in range(8):
-        raise InputError(f"quarter turn {element}", "a whole number from 0 to 7", "choose one of the eight")
     height, width = cutouts.images.shape[1:]
     if height != width:
         raise InputError(f"{height} x {width} px stamps", "square stamps", "load them with one stamp_px")

@@ -8,12 +8,13 @@ A folder of records holds, as far as they were made (a part whose record is miss
 ``galaxies/<set>/``, at most a dozen galaxies each
     ``cutouts.fits``
         Written by ``Cutouts.write``. Columns ``lit_bulge_to_total``, ``lit_half_light_radius_arcsec``,
-        ``lit_mag_ab``, ``lit_axis_ratio`` and ``lit_source`` of the catalogue are shown as literature values.
+        ``lit_mag_ab``, ``lit_axis_ratio`` and ``lit_source`` of the catalogue are shown as literature values; a
+        B/T whose ``lit_bt_consistent`` is false is not.
     ``prediction.safetensors``
         Written by ``Prediction.write``; same galaxies, same order.
     ``set.json``
         ``title``, ``simulated`` (true or false), ``credit``, ``licence``, ``zero_point_note`` (empty where
-        magnitudes are AB).
+        magnitudes are AB), ``literature`` (object: what each ``lit_*`` column means).
     ``model.safetensors``
         The arrays of :func:`galstress.report.models.draw_models`.
     ``explanation.safetensors``

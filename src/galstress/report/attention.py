@@ -99,11 +99,12 @@ def _draw_maps(galaxies: GalaxySet, maps: Maps, row: int) -> Group | None:
     at = int(place[0])
     cutouts = galaxies.cutouts
     image = cutouts.images[at].cpu().numpy().astype(float)
-    if maps.maps.shape[2:] != image.shape:
+    if maps.maps.shape[2:] != image.shape or not np.isfinite(maps.maps[row]).all():
         return None
     median = galaxies.prediction.quantile([0.5])
     radius = float(median_and_interval(median, galaxies.prediction.names, "half_light_radius_arcsec")[0, at])
-    window = crop(image.shape, radius / cutouts.survey.pixel_scale_arcsec, float(cutouts.psf_fwhm_px[at]))
+    known = ~cutouts.mask[at].cpu().numpy()
+    window = crop(known, radius / cutouts.survey.pixel_scale_arcsec, float(cutouts.psf_fwhm_px[at]))
     stretch = choose_stretch(image, float(cutouts.sky_rms[at]))
     png = to_pixels(stretch(image[window]), "gray_r", (0.0, 1.0))
     pictures = [Picture(embed(png, "image/png"), f"Image of {maps.object_id[row]}", caption="image")]

@@ -12,7 +12,7 @@ import numpy as np
 from astropy.wcs import WCS
 from astropy.wcs.utils import pixel_to_skycoord, skycoord_to_pixel
 
-from galstress.cutouts import decode_flags
+from galstress.cutouts import Flag, decode_flags
 from galstress.figures import RESIDUAL_LIMIT_SIGMA, choose_stretch, radial_profile, stamp, to_pixels
 from galstress.report.pictures import Picture, draw_both, draw_once, embed
 from galstress.report.quantities import median_and_interval, plain_column, to_magnitude, with_error
@@ -93,25 +93,25 @@ def find_directions(
     return directions[0], directions[1]
 
 
-def crop(shape: Sequence[int], radius_px: float, psf_fwhm_px: float) -> tuple[slice, slice]:
-    """The part of a stamp worth looking at: four and a half half-light radii, and what the PSF adds.
+def crop(known: np.ndarray, radius_px: float, psf_fwhm_px: float) -> tuple[slice, slice]:
+    """The part of a stamp worth looking at, about its centre.
 
     Arguments:
-        shape: (H, W) of the stamp.
-        radius_px: Half-light radius; not finite: the whole stamp is kept.
-        psf_fwhm_px: Width of the PSF.
+        known: (H, W) True where there is an image; padding around it is cut off.
+        radius_px: Half-light radius; four and a half of them are kept, or everything where it is not finite.
+        psf_fwhm_px: Width of the PSF; two of them are added.
 
     Example:
-        >>> crop((101, 101), 5.0, 3.0)
+        >>> crop(np.ones((101, 101), bool), 5.0, 3.0)
         (slice(21, 80, None), slice(21, 80, None))
     """
-    half = 4.5 * radius_px + 2 * psf_fwhm_px
-    if not math.isfinite(half):
-        return slice(0, shape[0]), slice(0, shape[1])
+    half = max(4.5 * radius_px + 2 * psf_fwhm_px, 14.0) if math.isfinite(radius_px + psf_fwhm_px) else math.inf
+    offsets = [np.abs(place - (side - 1) / 2) for place, side in zip(np.nonzero(known), known.shape, strict=True)]
+    half = min(half, max((float(each.max()) for each in offsets if each.size), default=math.inf))
     window = []
-    for side in shape:
-        cut = max((side - 1) / 2 - max(half, 14.0), 0.0)
-        window.append(slice(math.floor(cut), side - math.floor(cut)))
+    for side in known.shape:
+        cut = math.floor(max((side - 1) / 2 - half, 0.0))
+        window.append(slice(cut, side - cut))
     return window[0], window[1]
 
 
@@ -176,12 +176,14 @@ def _list_facts(
     flux = median_and_interval(quantiles, names, "flux_njy")[:, row]
     bright, middle, faint = (float(value) for value in to_magnitude(flux[::-1]))
     redshift = plain_column(galaxies.cutouts.catalogue, "redshift")[row]
-    magnitude = "AB magnitude" if not galaxies.zero_point_note else "magnitude (see note)"
+    magnitude = "magnitude (see note)" if galaxies.zero_point_note else "AB magnitude"
+    if int(galaxies.prediction.flags[row]) & Flag.ZERO_POINT_ASSUMED:
+        magnitude = "magnitude (zero point assumed)"
     facts = [
         ("band", galaxies.cutouts.survey.band),
         (magnitude, with_error(bright, middle, faint)),
         ("S/N", f"{snr:.0f}" if math.isfinite(snr) else "no model"),
-        ("χ² per pixel", f"{chi_square:.2f}" if math.isfinite(chi_square) else "no model"),
+        ("reduced χ²", f"{chi_square:.2f}" if math.isfinite(chi_square) else "no model"),
         ("redshift", f"{redshift:.3g}" if math.isfinite(redshift) else "unknown"),
         ("B/T", measured("bulge_to_total")),
         ("half-light radius", measured("half_light_radius_arcsec", "″")),
@@ -205,7 +207,7 @@ def _draw_stamps(
     cutouts, name = galaxies.cutouts, str(galaxies.cutouts.object_id[row])
     (image, variance, model), (ignored, beside) = pixels, masks
     scale, psf_px = cutouts.survey.pixel_scale_arcsec, float(cutouts.psf_fwhm_px[row])
-    window = crop(image.shape, radius_arcsec / scale, psf_px)
+    window = crop(beside | ~ignored, radius_arcsec / scale, psf_px)
     shown = np.where(ignored & ~beside, np.nan, image)[window]
     stretch = choose_stretch(shown, float(cutouts.sky_rms[row]))
     wcs = None if cutouts.wcs is None else cutouts.wcs[row]

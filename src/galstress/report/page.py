@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from galstress import __version__
 from galstress.figures import residual_key
 from galstress.report.attention import report_attention, report_corners
 from galstress.report.evaluation import report_accuracy, report_coverage, report_domain, summarise_coverage
@@ -59,7 +60,7 @@ def build_report(records: str | Path, output: str | Path) -> Path:
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     text = template.render(
         style=(folder / "page.css").read_text(encoding="utf-8"),
-        version=_version(),
+        version=__version__,
         summary=summary,
         galleries=list(zip(found.sets, described, strict=True)),
         residual_key=draw_both(residual_key, "Colours of residuals, from -5 to +5 sigma"),
@@ -74,11 +75,3 @@ def build_report(records: str | Path, output: str | Path) -> Path:
     aside.replace(output)
     _log.info("wrote %s, %.1f MB", output, output.stat().st_size / 1e6)
     return output
-
-
-def _version() -> str:
-    """Version of the installed package."""
-    try:
-        return metadata.version("galstress")
-    except metadata.PackageNotFoundError:  # run from a checkout that was not installed
-        return "(not installed)"

@@ -66,5 +66,5 @@ def draw_once(fig: Figure, alt: str, caption: str = "") -> Picture:
 
 
 def _embed_svg(text: str) -> str:
-    """SVG text as a data: address: percent-encoded is shorter than base64, and blanks may not stand in srcset."""
+    """SVG text as a data: address: percent-encoded it is shorter than in base64."""
     return "data:image/svg+xml," + quote(" ".join(text.split()), safe="/:;,=()'!*+?@&$~[]{}|^`")

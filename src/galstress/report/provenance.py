@@ -76,6 +76,13 @@ def report_making(records: Records) -> Section:
     if records.sets:
         thanks = tuple(_credit(galaxies) for galaxies in records.sets)
         tables.append(DataTable(("set", "real?", "credit", "licence", "zero point"), thanks, "credits", prose=True))
+    known = [
+        (f"{part.title}: {name.removeprefix('lit_')}", text)
+        for part in records.sets
+        for name, text in part.literature.items()
+    ]
+    if known:
+        tables.append(DataTable(("literature value", "meaning"), tuple(known), "literature values", prose=True))
     if flags := _list_flags(records.sets):
         tables.append(DataTable(("flag", "bit", "galaxies", "meaning"), flags, "flags", prose=True))
     missing = "" if manifest else "How the records were made is not known: manifest.json is missing."
@@ -91,7 +98,7 @@ def _first_facts(records: Records, described: Sequence[Sequence[Galaxy]]) -> lis
         facts.append(("signal-to-noise", f"{min(snr):.0f} to {max(snr):.0f}"))
     fit = [card.chi_square for card in cards if np.isfinite(card.chi_square)]
     if fit:
-        facts.append(("median χ² per pixel", f"{np.median(fit):.2f}"))
+        facts.append(("median reduced χ²", f"{np.median(fit):.2f}"))
     if text := _time_per_galaxy(records.manifest):
         facts.append(("time per galaxy", text))
     flagged = sum(bool(card.flags) for card in cards)

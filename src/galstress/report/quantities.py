@@ -65,6 +65,9 @@ def describe_output(name: str) -> Quantity:
     """How an output is called; one that is not known keeps its own name."""
     if name in _WHOLE:
         return _WHOLE[name]
+    if name.startswith("sigma of "):
+        known = describe_output(name.removeprefix("sigma of "))
+        return dataclasses.replace(known, label=f"sigma of {known.label}")
     for component in ("disk", "bulge"):
         rest = name.removeprefix(f"{component}_")
         if rest != name and rest in _WHOLE:

@@ -53,6 +53,8 @@ class GalaxySet:
     """Under which terms."""
     zero_point_note: str
     """Empty where magnitudes are AB; else what to know before comparing them."""
+    literature: Mapping[str, str]
+    """What each ``lit_*`` column of the catalogue means."""
     cutouts: Cutouts
     """The images."""
     prediction: Prediction
@@ -142,11 +144,17 @@ def _read_set(folder: Path) -> GalaxySet:
         credit=str(about.get("credit") or ""),
         licence=str(about.get("licence") or ""),
         zero_point_note=str(about.get("zero_point_note") or ""),
+        literature={str(name): str(meaning) for name, meaning in _mapping(about.get("literature")).items()},
         cutouts=cutouts,
         prediction=prediction,
         model=model,
         maps=_read_maps(folder / "explanation.safetensors"),
     )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    """A JSON object, or an empty one."""
+    return value if isinstance(value, dict) else {}
 
 
 def _read_maps(path: Path) -> Maps | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from astropy.table import QTable
 
 from galstress.report.quantities import plain_column, to_magnitude
 from galstress.report.records import GalaxySet
@@ -26,6 +27,8 @@ def list_references(galaxies: GalaxySet, row: int) -> dict[str, dict[str, float]
         for name in names
         if f"lit_{name}" in catalogue.colnames
     }
+    if not _is_consistent(catalogue, row):
+        known.pop("bulge_to_total", None)
     ratio = float(plain_column(catalogue, "lit_axis_ratio")[row]) if "lit_axis_ratio" in catalogue.colnames else np.nan
     if np.isfinite(ratio):
         known["ellipticity"] = (1 - ratio) / (1 + ratio)
@@ -39,6 +42,12 @@ def list_references(galaxies: GalaxySet, row: int) -> dict[str, dict[str, float]
         if "e1" in values and "e2" in values:
             values["ellipticity"] = float(np.hypot(values["e1"], values["e2"]))
     return {name: values for name, values in found.items() if any(np.isfinite(value) for value in values.values())}
+
+
+def _is_consistent(catalogue: QTable, row: int) -> bool:
+    """Whether a catalogue trusts its own B/T; where it does not say so, it does."""
+    column = "lit_bt_consistent"
+    return column not in catalogue.colnames or str(catalogue[column][row]) not in ("False", "0", "0.0", "--")
 
 
 def word_reference(values: dict[str, float]) -> str:

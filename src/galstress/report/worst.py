@@ -49,7 +49,10 @@ def report_worst(sets: Sequence[GalaxySet], described: Sequence[Sequence[Galaxy]
     if not complaints:
         return absent(key, title, "No galaxy stands out, or nothing is known to compare with.")
     complaints.sort(key=lambda entry: -entry[0])
-    rows = tuple((card.object_id, card.set_title, what, _give_reasons(card)) for _, card, what in complaints[:most])
+    rows = tuple(
+        (card.object_id, card.set_title, what, _give_reasons(card) if badness > 2 else "within its error bars")
+        for badness, card, what in complaints[:most]
+    )
     lead = (
         "Of all galaxies on this page, those that disagree most: with the truth (simulated) or the literature (real; "
         "B/T and magnitude only), in units of the posterior's sigma, or with their own image, by chi-square. The "
@@ -82,7 +85,7 @@ def _complain(galaxies: GalaxySet, card: Galaxy, quantiles: np.ndarray) -> tuple
     # Chi-square a pixel of 1 is perfect; its excess, as a root, stands beside pulls.
     excess = math.sqrt(max(card.chi_square - 1, 0)) if math.isfinite(card.chi_square) else 0.0
     if 2 * excess > worst:
-        return 2 * excess, f"χ² per pixel {card.chi_square:.1f}: the model does not look like the image"
+        return 2 * excess, f"reduced χ² {card.chi_square:.1f}: the model does not look like the image"
     return worst, what
 
 

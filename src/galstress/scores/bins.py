@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from galstress.errors import InputError
-from galstress.scores.posterior import Posterior
 from galstress.scores.statistics import Array
 from galstress.survey import AB_ZERO_POINT_NJY
 
@@ -58,9 +57,16 @@ def equal_bins(name: str, values: ArrayLike, unit: str = "", most: int = 4, mini
     return Bins(name, np.asarray(values, float), tuple(edges.tolist()), unit)
 
 
-def predicted_bins(prediction: Posterior, most: int = 4, minimum: int = 5000) -> tuple[Bins, ...]:
-    """Bins of predicted magnitude, radius and B/T (posterior medians), as far as they are predicted."""
-    median = dict(zip(prediction.names, np.moveaxis(prediction.quantile([0.5])[0], -1, 0), strict=True))
+def predicted_bins(names: Sequence[str], medians: Array, most: int = 4, minimum: int = 5000) -> tuple[Bins, ...]:
+    """Bins of predicted magnitude, radius and B/T, as far as they are among the outputs.
+
+    Arguments:
+        names: D outputs.
+        medians: (N, D) posterior medians.
+        most: Most bins of each quantity.
+        minimum: Fewest objects in a bin.
+    """
+    median = dict(zip(names, np.asarray(medians, float).T, strict=True))
     bins = []
     if "flux_njy" in median:
         with np.errstate(divide="ignore", invalid="ignore"):

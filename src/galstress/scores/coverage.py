@@ -118,7 +118,6 @@ def coverage_table(
         where posteriors sit on an edge), ``sigma`` (binomial, sqrt(level (1 - level) / count)), ``deviation``
         (coverage - level) and ``passes`` (a deviation of at most 0.02 + 2 sigma).
     """
-    by = predicted_bins(prediction) if by is None else by
     ends = [end for level in levels for end in ((1 - level) / 2, (1 + level) / 2)]
     grid = np.unique(np.concatenate([_PROBES, ends]).round(12))
     quantiles = prediction.quantile(grid.tolist())
@@ -126,6 +125,8 @@ def coverage_table(
     if true.shape != quantiles.shape[1:]:
         raise InputError(f"{len(truth)} true objects", f"{quantiles.shape[1]}, as predicted", "give both in one order")
     at = {end: int(np.argmin(np.abs(grid - end))) for end in ends}
+    if by is None:
+        by = predicted_bins(prediction.names, quantiles[int(np.argmin(np.abs(grid - 0.5)))])
     rows = []
     for place, name in enumerate(prediction.names):
         bracket = place_among_quantiles(true[:, place], grid, quantiles[:, :, place])
