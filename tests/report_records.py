@@ -176,7 +176,8 @@ def write_records(folder: Path, count: int = 4, seed: int = 5) -> Path:
     loss = -5 - 8 * (1 - np.exp(-steps / 9000)) + rng.normal(0, 0.3, steps.size)
     about = {"steps": 40000, "galaxies": 40000 * 256, "time_s": 9000, "population": ["cosmos", "nearby"], "seed": 1}
     write_json(folder / "training.json", about | {"loss_step": steps.tolist(), "loss": loss.tolist()})
-    write_film(folder, rng)
+    write_film(folder, "film", rng)
+    write_film(folder, "film-real", rng, frames=6)
     return folder
 
 
@@ -272,7 +273,7 @@ def make_coverage(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def write_film(folder: Path, rng: np.random.Generator, frames: int = 24) -> None:
+def write_film(folder: Path, name: str, rng: np.random.Generator, frames: int = 24) -> None:
     """A galaxy with a companion, drawn again at every angle."""
     cutouts, truth = make_cutouts("hsc-wide-i", 1, 11, simulated=True)
     angle = np.arange(frames) * 360.0 / frames
@@ -287,11 +288,14 @@ def write_film(folder: Path, rng: np.random.Generator, frames: int = 24) -> None
     wobble = 1 + 0.01 * np.sin(2 * np.deg2rad(angle))[:, None]
     spread = np.array([-0.1, -0.05, 0.0, 0.05, 0.1])[:, None, None]
     arrays = {"image": np.array(images), "angle_deg": angle, "quantiles": values * (wobble + spread)}
-    save_file({name: array.astype(np.float32) for name, array in arrays.items()}, folder / "film.safetensors")
-    about = {"title": "A simulated galaxy as HSC Wide sees it in i, drawn again at every angle", "object_id": "film"}
+    save_file({key: array.astype(np.float32) for key, array in arrays.items()}, folder / f"{name}.safetensors")
+    about = {
+        "title": f"{name}: a simulated galaxy as HSC Wide sees it in i for $1, drawn again at every angle",
+        "object_id": "film",
+    }
     about |= {"outputs": list(HEADLINES), "pixel_scale_arcsec": cutouts.survey.pixel_scale_arcsec, "fps": 12}
     about |= {"truth": dict(zip(HEADLINES, values.tolist(), strict=True)), "sky_rms": cutouts.survey.sky_rms}
-    write_json(folder / "film.json", about)
+    write_json(folder / f"{name}.json", about)
 
 
 def write_json(path: Path, record: dict) -> None:

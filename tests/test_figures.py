@@ -213,6 +213,12 @@ def test_contours_of_a_corner_hold_what_they_say():
     assert not axes[1, 0].lines  # half a reference is no point
 
 
+def test_a_dollar_in_a_name_is_a_dollar():
+    draws = np.random.default_rng(0).normal(size=(99, 2))
+    fig, _ = figures.corner(draws, ["a", "b"], references={r"$\frac$": [0, 0]})
+    assert r"$\frac$" in figures.to_svg(fig)
+
+
 def test_a_corner_of_one_value_is_drawn():
     figures.corner(np.full((50, 2), 0.3), ["a", "b"])
 

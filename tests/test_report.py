@@ -133,6 +133,12 @@ def test_maps_stand_beside_their_baselines_where_there_are_any(text):
     assert "r = nan" not in words
 
 
+def test_every_film_is_shown_the_first_first(text):
+    stills = [attributes["alt"] for tag, attributes in Elements(text).tags if attributes.get("class") == "still"]
+    assert [still.partition(":")[2].partition(":")[0].strip() for still in stills] == ["film", "film-real"]
+    assert "for $1, drawn again" in stills[0]
+
+
 def test_the_page_is_small(page):
     assert page.stat().st_size < 10e6
     assert list(page.parent.iterdir()) == [page]
@@ -453,7 +459,7 @@ def test_nothing_is_wider_than_a_phone(browser, page, tmp_path):
 @pytest.mark.browser
 def test_the_film_plays(browser, text, tmp_path):
     """The film's data, decoded by the browser at two times: it has its size, and the galaxy has turned."""
-    (source,) = [attributes["src"] for tag, attributes in Elements(text).tags if tag == "video"]
+    source, _ = [attributes["src"] for tag, attributes in Elements(text).tags if tag == "video"]
     assert base64.b64decode(source.partition(",")[2])[4:8] == b"ftyp"
     script = """
     onload = () => {

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from astropy.table import QTable
 from torch import Tensor
 
-from galstress.profiles import growth, sersic_b
 
 __all__ = [
     "COMPONENTS",
     "Galaxies",
     "component_ellipticity",
     "galaxies_from_table",
+    "growth",
     "half_light_radius",
+    "sersic_b",
     "shape_from_ellipticity",
     "table_from_galaxies",
     "whole_ellipticity",
@@ -98,6 +100,69 @@ def whole_ellipticity(galaxies: Galaxies) -> tuple[Tensor, Tensor]:
     e1, e2 = component_ellipticity(galaxies.axis_ratio, galaxies.angle)
     share = galaxies.bulge_to_total
     return tuple((1 - share) * e[..., 0] + share * e[..., 1] for e in (e1, e2))  # type: ignore[return-value]
+
+
+def sersic_b(index: Tensor) -> Tensor:
+    """The b of exp(-b (r/re)^(1/n)) that puts half of the light inside re.
+
+    Arguments:
+        index: Sersic index n, 0.3 or larger; any shape.
+
+    Formula: asymptotic series of Ciotti & Bertin (1999), then two Newton steps on P(2n, b) = 1/2
+    (to 1e-9 for n above 0.3); its derivative in n is the series'.
+
+    Example:
+        >>> round(float(sersic_b(torch.tensor(4.0))), 4)
+        7.6692
+    """
+    n = index
+    series = 4 / (405 * n) + 46 / (25515 * n**2) + 131 / (1148175 * n**3) - 2194697 / (30690717750 * n**4)
+    b = 2 * n - 1 / 3 + series
+    with torch.no_grad():
+        exact, order = b.detach().double().clamp_min(0.05), 2 * n.detach().double()
+        for _ in range(2):
+            density = torch.exp((order - 1) * torch.log(exact) - exact - torch.lgamma(order))
+            exact = (exact - (torch.special.gammainc(order, exact) - 0.5) / density).clamp_min(1e-3)
+        correction = (exact - b.double()).to(b.dtype)
+    return b + correction
+
+
+class _Growth(torch.autograd.Function):
+    """Regularised incomplete gamma P(2n, b x^(1/n)), with the derivative in n by differences."""
+
+    @staticmethod
+    def forward(ctx: Any, radius: Tensor, index: Tensor) -> Tensor:
+        """P, and what its derivatives need."""
+        ctx.save_for_backward(radius, index)
+        return torch.special.gammainc(2 * index, sersic_b(index) * radius ** (1 / index))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """In radius: the ring of light; in n: central differences in float64."""
+        radius, index = (t.double() for t in ctx.saved_tensors)
+        (grad,) = grad_outputs
+        t = sersic_b(index) * radius.clamp_min(1e-30) ** (1 / index)
+        ring = torch.exp(2 * index * torch.log(t) - t - torch.lgamma(2 * index)) / (index * radius.clamp_min(1e-30))
+        step = 1e-4 * index
+        above, below = (
+            torch.special.gammainc(2 * n, sersic_b(n) * radius ** (1 / n)) for n in (index + step, index - step)
+        )
+        return (grad * ring).to(grad.dtype), (grad * (above - below) / (2 * step)).to(grad.dtype)
+
+
+def growth(radius: Tensor, index: Tensor) -> Tensor:
+    """Share of a Sersic profile's total light inside a radius.
+
+    Arguments:
+        radius: In half-light radii, zero or larger.
+        index: Sersic index, broadcast against ``radius``.
+
+    Example:
+        >>> round(float(growth(torch.tensor(1.0), torch.tensor(2.5))), 4)
+        0.5
+    """
+    radius, index = torch.broadcast_tensors(radius, index)
+    return _Growth.apply(radius, index)
 
 
 def half_light_radius(galaxies: Galaxies, iterations: int = 7) -> Tensor:

@@ -29,15 +29,41 @@ __all__ = [
 class PsfNumbers(Protocol):
     """What a survey says of its PSF; see :class:`galstress.survey.Psf`."""
 
-    kind: str
-    fwhm_arcsec: float
-    beta: float
-    diameter_m: float
-    wavelength_nm: float
-    obscuration: float
-    jitter_arcsec: float
-    e1: float
-    e2: float
+    @property
+    def kind(self) -> str:
+        """Moffat, Kolmogorov or Airy."""
+
+    @property
+    def fwhm_arcsec(self) -> float:
+        """Width before the pixel."""
+
+    @property
+    def beta(self) -> float:
+        """Moffat's exponent."""
+
+    @property
+    def diameter_m(self) -> float:
+        """Primary mirror."""
+
+    @property
+    def wavelength_nm(self) -> float:
+        """Effective wavelength."""
+
+    @property
+    def obscuration(self) -> float:
+        """Linear central obscuration."""
+
+    @property
+    def jitter_arcsec(self) -> float:
+        """Gaussian jitter."""
+
+    @property
+    def e1(self) -> float:
+        """Ellipticity along x and y."""
+
+    @property
+    def e2(self) -> float:
+        """Ellipticity along the diagonals."""
 
 
 def choose_oversampling(psf_fwhm_px: float) -> int:

@@ -1,4 +1,4 @@
-"""Light profiles: the Sersic law on the sky, in Fourier space, and its curve of growth.
+"""Light profiles: the Sersic law on the sky and in Fourier space.
 
 Everything here is a pure function of tensors, differentiable in all its arguments, for any
 batch shape, device and floating dtype. Lengths are in units that the caller chooses.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,38 +20,15 @@ from scipy import interpolate as scipy_interpolate
 from scipy import special as scipy_special
 from torch import Tensor
 
-__all__ = ["INDEX_RANGE", "growth", "sersic_b", "sersic_coefficients", "sersic_surface_brightness", "sersic_transform"]
+from galstress.galaxy import sersic_b
+
+__all__ = ["INDEX_RANGE", "sersic_coefficients", "sersic_surface_brightness", "sersic_transform"]
 
 INDEX_RANGE = (0.3, 8.0)
 """Sersic indices that the table covers; others are clamped to it."""
 
 _INDEX_NODES = 56
 _LN_K_MIN, _LN_K_MAX, _LN_K_STEP = -9.0, 9.0, 0.05
-
-
-def sersic_b(index: Tensor) -> Tensor:
-    """The b of exp(-b (r/re)^(1/n)) that puts half of the light inside re.
-
-    Arguments:
-        index: Sersic index n, 0.3 or larger; any shape.
-
-    Formula: asymptotic series of Ciotti & Bertin (1999), then two Newton steps on P(2n, b) = 1/2
-    (to 1e-9 for n above 0.3); its derivative in n is the series'.
-
-    Example:
-        >>> round(float(sersic_b(torch.tensor(4.0))), 4)
-        7.6692
-    """
-    n = index
-    series = 4 / (405 * n) + 46 / (25515 * n**2) + 131 / (1148175 * n**3) - 2194697 / (30690717750 * n**4)
-    b = 2 * n - 1 / 3 + series
-    with torch.no_grad():
-        exact, order = b.detach().double().clamp_min(0.05), 2 * n.detach().double()
-        for _ in range(2):
-            density = torch.exp((order - 1) * torch.log(exact) - exact - torch.lgamma(order))
-            exact = (exact - (torch.special.gammainc(order, exact) - 0.5) / density).clamp_min(1e-3)
-        correction = (exact - b.double()).to(b.dtype)
-    return b + correction
 
 
 def sersic_surface_brightness(radius: Tensor, index: Tensor) -> Tensor:
@@ -70,43 +46,6 @@ def sersic_surface_brightness(radius: Tensor, index: Tensor) -> Tensor:
     b = sersic_b(index)
     ln_norm = 2 * index * torch.log(b) - math.log(2 * math.pi) - torch.log(index) - torch.lgamma(2 * index)
     return torch.exp(ln_norm - b * torch.exp(torch.log(radius) / index))
-
-
-class _Growth(torch.autograd.Function):
-    """Regularised incomplete gamma P(2n, b x^(1/n)), with the derivative in n by differences."""
-
-    @staticmethod
-    def forward(ctx: Any, radius: Tensor, index: Tensor) -> Tensor:
-        """P, and what its derivatives need."""
-        ctx.save_for_backward(radius, index)
-        return torch.special.gammainc(2 * index, sersic_b(index) * radius ** (1 / index))
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """In radius: the ring of light; in n: central differences in float64."""
-        radius, index = (t.double() for t in ctx.saved_tensors)
-        (grad,) = grad_outputs
-        ring = 2 * math.pi * radius * sersic_surface_brightness(radius.clamp_min(1e-30), index)
-        step = 1e-4 * index
-        above, below = (
-            torch.special.gammainc(2 * n, sersic_b(n) * radius ** (1 / n)) for n in (index + step, index - step)
-        )
-        return (grad * ring).to(grad.dtype), (grad * (above - below) / (2 * step)).to(grad.dtype)
-
-
-def growth(radius: Tensor, index: Tensor) -> Tensor:
-    """Share of a Sersic profile's total light inside a radius.
-
-    Arguments:
-        radius: In half-light radii, zero or larger.
-        index: Sersic index, broadcast against ``radius``.
-
-    Example:
-        >>> round(float(growth(torch.tensor(1.0), torch.tensor(2.5))), 4)
-        0.5
-    """
-    radius, index = torch.broadcast_tensors(radius, index)
-    return _Growth.apply(radius, index)
 
 
 @functools.lru_cache(maxsize=8)

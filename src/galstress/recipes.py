@@ -111,6 +111,10 @@ class Recipe:
                 "steps": len(losses),
                 "images": len(losses) * self.per_survey * len(self.surveys),
                 "loss": sum(losses[-200:]) / max(len(losses[-200:]), 1),
+                "loss_step": list(range(0, len(losses), 50)),
+                "losses": [
+                    round(sum(losses[i : i + 50]) / len(losses[i : i + 50]), 4) for i in range(0, len(losses), 50)
+                ],
                 "schedule": dataclasses.asdict(self.schedule),
             },
             "domain": self.measure_domain(seed),

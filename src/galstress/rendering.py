@@ -17,9 +17,9 @@ import torch
 from astropy.table import QTable
 from torch import Tensor
 
-from galstress.galaxy import Galaxies, galaxies_from_table
+from galstress.galaxy import Galaxies, galaxies_from_table, growth
 from galstress.optics import psf_transform
-from galstress.profiles import growth, sersic_coefficients, sersic_surface_brightness, sersic_transform
+from galstress.profiles import sersic_coefficients, sersic_surface_brightness, sersic_transform
 from galstress.survey import Survey
 
 __all__ = ["draw_truth", "render"]

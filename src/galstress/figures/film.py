@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -139,29 +140,30 @@ def _draw_background(strip: FilmStrip, theme: Theme) -> tuple[Figure, np.ndarray
 
     The galaxy stands at the upper left, its numbers to the right, one panel an output below: legible on a phone.
     """
-    count = len(strip.labels)
+    count, title = len(strip.labels), textwrap.fill(strip.title, 72)
+    top = 0.22 + 0.18 * (title.count("\n") + 1)
     # Whole hundredths of two inches, since H.264 wants even sides.
-    height = round((0.4 + _IMAGE_IN + count * _PANEL_IN + 0.62) * 50) / 50
+    height = round((top + _IMAGE_IN + count * _PANEL_IN + 0.62) * 50) / 50
     fig = Figure(figsize=(_WIDTH_IN, height), dpi=_DPI, facecolor=theme.paper)
     FigureCanvasAgg(fig)
 
     def place(left: float, top: float, wide: float, high: float) -> Axes:
         return fig.add_axes((left / _WIDTH_IN, 1 - (top + high) / height, wide / _WIDTH_IN, high / height))
 
-    first = place(_MARGIN_IN, 0.4, _IMAGE_IN, _IMAGE_IN)
+    first = place(_MARGIN_IN, top, _IMAGE_IN, _IMAGE_IN)
     first.set(xlim=(-0.5, strip.image.shape[2] - 0.5), ylim=(-0.5, strip.image.shape[1] - 0.5), xticks=[], yticks=[])
     for spine in first.spines.values():
         spine.set_visible(False)
     axes = [first]
     for row, label in enumerate(strip.labels):
-        ax = place(0.85, 0.4 + _IMAGE_IN + 0.2 + row * _PANEL_IN, _WIDTH_IN - 1.0, _PANEL_IN - 0.16)
+        ax = place(0.85, top + _IMAGE_IN + 0.2 + row * _PANEL_IN, _WIDTH_IN - 1.0, _PANEL_IN - 0.16)
         _draw_quantiles(ax, strip, row, theme)
         ax.annotate(label, (0.01, 0.94), xycoords="axes fraction", va="top", size=10)
         if row < count - 1:
             ax.set_xticklabels([])
         axes.append(ax)
     axes[-1].set_xlabel("angle [°]")
-    fig.text(_MARGIN_IN / _WIDTH_IN, 1 - 0.12 / height, strip.title, va="top", size=10, color=theme.ink)
+    fig.text(_MARGIN_IN / _WIDTH_IN, 1 - 0.12 / height, title, va="top", size=10, color=theme.ink)
     return fig, np.array(axes)
 
 

@@ -143,7 +143,7 @@ def _draw_marginal(ax: Axes, values: np.ndarray, limits: tuple[float, float], th
     ax.axvline(centre, color=theme.series[0], lw=0.9, ls=(0, (3, 2)))
     digits = int(np.clip(1 - np.floor(np.log10(max(high - low, 1e-9) / 2)), 0, 6))
     title = f"${centre:.{digits}f}_{{-{centre - low:.{digits}f}}}^{{+{high - centre:.{digits}f}}}$"
-    ax.set_title(title, loc="center", pad=5)
+    ax.set_title(title, loc="center", pad=5, parse_math=True)
     ax.set_ylim(0, float(density.max()) * 1.08 or 1.0)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)

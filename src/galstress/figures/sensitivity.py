@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MultipleLocator
+from matplotlib.ticker import MultipleLocator, NullFormatter
 
 from galstress.figures.theme import LIGHT, Theme, drawing, new_axes
 
@@ -57,6 +57,7 @@ def shift_bands(
         if halving:
             ax.set_xscale("log", base=2)
             ax.invert_xaxis()
+            ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_xticks(amount, [f"{share:.3g}" for share in amount])
         if labels[0].endswith("[°]"):
             ax.xaxis.set_major_locator(MultipleLocator(90))

@@ -95,6 +95,8 @@ def _settings(theme: Theme) -> dict[str, Any]:
         "savefig.facecolor": "none",
         "lines.linewidth": 1.6,
         "lines.solid_capstyle": "round",
+        # Names come from outside, and a dollar in one is a dollar.
+        "text.parse_math": False,
         "mathtext.fontset": "dejavusans",
         # Letters stay letters: a third of the size of outlines. Verdana has DejaVu's widths where that is missing.
         "svg.fonttype": "none",

@@ -26,7 +26,7 @@ A folder of records holds, as far as they were made (a part whose record is miss
 ``accuracy.parquet``, ``coverage.parquet``
     :func:`galstress.scores.accuracy_table` (binned by ``snr``) and :func:`galstress.scores.coverage_table`, with
     ``survey``, ``population`` and ``neighbours`` (true or false) where there are several.
-``film.json``, ``film.safetensors``
+``film.json``, ``film.safetensors``, and any ``film-<name>`` after it
     ``title``, ``object_id``, ``outputs`` (K names), ``pixel_scale_arcsec``, ``sky_rms``, ``truth`` (output to
     value, or null), ``fps``; arrays ``image`` (T, H, W), ``angle_deg`` (T,), ``quantiles`` (5, T, K) at 2.5, 16,
     50, 84 and 97.5 %.

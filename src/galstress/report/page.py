@@ -47,7 +47,7 @@ def build_report(records: str | Path, output: str | Path) -> Path:
         report_accuracy(found.accuracy),
         report_coverage(found.coverage),
         report_rotation(found.stress),
-        report_film(found.film),
+        report_film(found.films),
         report_depth(found.stress),
         report_attention(found.sets),
         report_domain(found),

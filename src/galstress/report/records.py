@@ -15,7 +15,7 @@ from galstress.cutouts import Cutouts
 from galstress.errors import InputError
 from galstress.heads import Prediction
 
-__all__ = ["Film", "GalaxySet", "Maps", "Records", "Table", "read_records"]
+__all__ = ["FilmRecord", "GalaxySet", "Maps", "Records", "Table", "read_records"]
 
 Table = Mapping[str, np.ndarray]
 """A tidy table: columns by name, all of one length."""
@@ -70,13 +70,13 @@ class GalaxySet:
 
 
 @dataclasses.dataclass(frozen=True)
-class Film:
+class FilmRecord:
     """A galaxy at T angles, and its posterior at each."""
 
     about: Mapping[str, Any]
-    """``film.json``."""
+    """``film*.json``."""
     arrays: Mapping[str, np.ndarray]
-    """``film.safetensors``."""
+    """``film*.safetensors``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +95,8 @@ class Records:
     """``coverage.parquet``."""
     domain: Table | None
     """``domain.parquet``."""
-    film: Film | None
-    """``film.json`` and ``film.safetensors``."""
+    films: tuple[FilmRecord, ...]
+    """``film*.json`` and ``film*.safetensors``, ``film`` first."""
     training: Mapping[str, Any] | None
     """``training.json``."""
 
@@ -114,9 +114,7 @@ def read_records(folder: str | Path) -> Records:
     if not folder.is_dir():
         raise InputError(f"records folder {folder}", "a folder of records", "make it with galstress demo")
     sets = sorted(path.parent for path in folder.glob("galaxies/*/cutouts.fits"))
-    film = None
-    if (folder / "film.json").exists() and (folder / "film.safetensors").exists():
-        film = Film(_read_json(folder / "film.json") or {}, _read_arrays(folder / "film.safetensors")[0])
+    films = sorted(path.with_suffix("") for path in folder.glob("film*.json"))
     return Records(
         manifest=_read_json(folder / "manifest.json") or {},
         sets=tuple(_read_set(path) for path in sets if (path / "prediction.safetensors").exists()),
@@ -124,7 +122,7 @@ def read_records(folder: str | Path) -> Records:
         accuracy=_read_table(folder / "accuracy.parquet"),
         coverage=_read_table(folder / "coverage.parquet"),
         domain=_read_table(folder / "domain.parquet"),
-        film=film,
+        films=tuple(_read_film(path) for path in films if path.with_suffix(".safetensors").exists()),
         training=_read_json(folder / "training.json"),
     )
 
@@ -150,6 +148,11 @@ def _read_set(folder: Path) -> GalaxySet:
         model=model,
         maps=_read_maps(folder / "explanation.safetensors"),
     )
+
+
+def _read_film(path: Path) -> FilmRecord:
+    """A film's two files, named without their endings."""
+    return FilmRecord(_read_json(path.with_suffix(".json")) or {}, _read_arrays(path.with_suffix(".safetensors"))[0])
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

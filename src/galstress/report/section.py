@@ -6,7 +6,7 @@ import dataclasses
 
 from galstress.report.pictures import Picture
 
-__all__ = ["DataTable", "Group", "Section", "absent"]
+__all__ = ["DataTable", "Film", "Group", "Section", "absent"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,18 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True)
+class Film:
+    """A film, and what stands for it on paper."""
+
+    address: str
+    """data: address of the film."""
+    still: Picture
+    """One of its frames; says in words what is to be seen."""
+    title: str
+    """What turns, and how."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Section:
     """A part of the page with its own heading."""
 
@@ -53,10 +65,8 @@ class Section:
     """Figures."""
     tables: tuple[DataTable, ...] = ()
     """Tables, below the figures."""
-    film: str = ""
-    """data: address of a film; empty for none."""
-    still: Picture | None = None
-    """What stands for the film on paper."""
+    films: tuple[Film, ...] = ()
+    """Films."""
     missing: str = ""
     """Where there is no record: one sentence that says so."""
 

@@ -15,8 +15,8 @@ from galstress.figures import FilmStrip, choose_stretch, draw_frame, shift_bands
 from galstress.figures.theme import DARK
 from galstress.report.pictures import Picture, draw_both, embed
 from galstress.report.quantities import HEADLINE_OUTPUTS, describe_output
-from galstress.report.records import Film, Table
-from galstress.report.section import DataTable, Group, Section, absent
+from galstress.report.records import FilmRecord, Table
+from galstress.report.section import DataTable, Film, Group, Section, absent
 
 __all__ = ["report_depth", "report_film", "report_rotation", "summarise_rotation"]
 
@@ -123,11 +123,20 @@ def report_depth(stress: Table | None) -> Section:
     return Section(key, title, lead, (Group(tuple(pictures)),))
 
 
-def report_film(film: Film | None) -> Section:
-    """A galaxy that turns, and the posterior that should stay put."""
+def report_film(films: Sequence[FilmRecord]) -> Section:
+    """Galaxies that turn, and posteriors that should stay put."""
     key, title = "film", "A galaxy turns, its posterior stays"
-    if film is None:
+    if not films:
         return absent(key, title, "No film was recorded: film.json or film.safetensors is missing.")
+    lead = (
+        "Above what the network sees; below its posterior at every angle (bands: 68 and 95 %), with a mark at the "
+        "angle on show. The axes are as wide as the posterior, so a wobble can be judged against it."
+    )
+    return Section(key, title, lead, films=tuple(_draw_film(film) for film in films))
+
+
+def _draw_film(film: FilmRecord) -> Film:
+    """A record as H.264 and a still."""
     strip = _make_strip(film)
     sky_rms = float(film.about.get("sky_rms") or np.nanstd(strip.image))
     stretch = choose_stretch(strip.image[0], sky_rms)
@@ -135,14 +144,9 @@ def report_film(film: Film | None) -> Section:
         path = write_film(strip, stretch, Path(folder) / "film.mp4", frames_per_second=int(film.about.get("fps") or 12))
         address = embed(path.read_bytes(), "video/mp4")
     fig, _ = draw_frame(strip, stretch, len(strip) // 8)
-    fig.set_facecolor(DARK.paper)
     alt = f"A frame of the film: {strip.title}, with the posteriors of {', '.join(strip.labels)} at every angle"
     still = Picture(embed(to_png(fig, DARK, dpi=100, transparent=False), "image/png"), alt)
-    lead = (
-        f"{strip.title}. Above what the network sees; below its posterior at every angle (bands: 68 and 95 %), with a "
-        "mark at the angle on show. The axes are as wide as the posterior, so a wobble can be judged against it."
-    )
-    return Section(key, title, lead, film=address, still=still)
+    return Film(address, still, strip.title)
 
 
 def _split_passes(stress: Table) -> list[tuple[str, Table]]:
@@ -161,10 +165,9 @@ def _collect(stress: Table, kind: str, output: str) -> _Shifts | None:
     if chosen.size == 0:
         return None
     amount, at_amount = np.unique(np.asarray(stress["amount"], float)[chosen], return_inverse=True)
-    names = [f"{part}" for part in stress["object_id"][chosen]]
-    if "survey" in stress:
-        names = [f"{survey} {name}" for survey, name in zip(stress["survey"][chosen], names, strict=True)]
-    _, at_object = np.unique(np.array(names), return_inverse=True)
+    # One name may stand in several sets, and one row in several surveys.
+    keys = [stress[column][chosen].astype(str) for column in ("survey", "row", "object_id") if column in stress]
+    _, at_object = np.unique(np.stack(keys, -1), axis=0, return_inverse=True)
     matrices = {}
     for column in ("shift", "sigma", "baseline_value", "baseline_sigma"):
         matrix = np.full((amount.size, int(at_object.max()) + 1), np.nan)
@@ -209,7 +212,7 @@ def _draw_rotation(kind: str, output: str, shifts: _Shifts) -> Picture:
     return draw_both(lambda theme: shift_bands(shifts.amount, values, labels, note=note, theme=theme), alt)
 
 
-def _make_strip(film: Film) -> FilmStrip:
+def _make_strip(film: FilmRecord) -> FilmStrip:
     """The film's record in the units of the page: per cent never, microjansky where nanojansky are many."""
     about, arrays = film.about, film.arrays
     outputs: Sequence[str] = about.get("outputs") or ()

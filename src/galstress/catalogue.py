@@ -1,0 +1,145 @@
+"""Predictions as tables on disk, with units, descriptions and, where the format has a place for them, UCDs."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from astropy.io.votable import from_table
+from astropy.io.votable import writeto as write_votable
+from astropy.table import QTable, Table
+from astropy.table.meta import get_header_from_yaml
+
+from galstress.errors import InputError
+from galstress.heads import Prediction
+
+__all__ = ["FORMATS", "read_catalogue", "tabulate", "write_catalogue"]
+
+FORMATS = {".parquet": "parquet", ".ecsv": "ascii.ecsv", ".fits": "fits", ".vot": "votable"}
+"""Formats by suffix."""
+
+_UCDS = {
+    "object_id": "meta.id;meta.main",
+    "ra": "pos.eq.ra;meta.main",
+    "dec": "pos.eq.dec;meta.main",
+    "redshift": "src.redshift",
+    "flags": "meta.code.qual",
+}
+_UCDS_BY_END = {
+    "radius_arcsec": "phys.angSize",
+    "flux_njy": "phot.flux.density",
+    "e1": "src.ellipticity",
+    "e2": "src.ellipticity",
+    "x_px": "pos.cartesian.x;instr.det",
+    "y_px": "pos.cartesian.y;instr.det",
+}
+
+
+def tabulate(prediction: Prediction, catalogue: QTable) -> QTable:
+    """The prediction's table with what is known of the objects besides: position, redshift, notes.
+
+    Arguments:
+        prediction: N objects.
+        catalogue: ``Cutouts.catalogue`` of the same, in the same order.
+
+    Returns:
+        QTable; ``ra``, ``dec`` (deg, ICRS) and ``redshift`` are NaN where unknown, ``note`` says in words what was
+        done to an image that did not come complete.
+    """
+    table = prediction.table()
+    for name, text in (("ra", "right ascension, ICRS"), ("dec", "declination, ICRS"), ("redshift", "redshift")):
+        column = catalogue[name]
+        known = np.ma.getdata(getattr(getattr(column, "unmasked", column), "value", column)).astype(float)
+        known[np.broadcast_to(np.asarray(getattr(column, "mask", False)), known.shape)] = np.nan
+        table.add_column(known, index=table.colnames.index("flags"), name=name)
+        table[name].unit = None if name == "redshift" else "deg"
+        table[name].info.description = f"{text}; NaN where unknown"
+    if "note" in catalogue.colnames:
+        table["note"] = np.asarray(catalogue["note"]).astype(str)
+        table["note"].info.description = "what was missing in the image, and what was done"
+    return QTable(table, copy=False)
+
+
+def write_catalogue(table: QTable, path: str | Path) -> Path:
+    """Save a table in the format that its suffix names, aside and then renamed.
+
+    Arguments:
+        table: For example from :func:`tabulate`.
+        path: Ends in one of :data:`FORMATS`. Parquet carries units, descriptions and ``meta`` as astropy writes
+            them (``QTable.read`` gives them back); VOTable carries UCDs.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: Another suffix.
+    """
+    path = Path(path)
+    kind = _format_of(path)
+    aside = path.with_name(f".{path.name}.part")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # FITS keeps no long keys, VOTable no meta
+        if kind == "votable":
+            file = from_table(Table(table))
+            for field in file.get_first_table().fields:
+                field.ucd = _ucd_of(field.name)
+            write_votable(file, str(aside))
+        else:
+            table.write(aside, format=kind, overwrite=True)
+    return aside.replace(path)
+
+
+def read_catalogue(path: str | Path) -> QTable:
+    """A table that :func:`write_catalogue` saved, with units and descriptions.
+
+    Raises:
+        InputError: The file cannot be read, or has another suffix.
+    """
+    path = Path(path)
+    kind = _format_of(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _read_parquet(path) if kind == "parquet" else QTable.read(path, format=kind)
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{path} ({error})", "a table that galstress wrote", "make it again") from None
+
+
+def _format_of(path: Path) -> str:
+    """The format that a suffix names."""
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path.name}", f"a name that ends in {', '.join(FORMATS)}", "choose one of these suffixes")
+    return FORMATS[path.suffix.lower()]
+
+
+def _read_parquet(path: Path) -> QTable:
+    """Parquet as astropy writes it (its own reader needs pandas)."""
+    stored = pq.read_table(path)
+    header = get_header_from_yaml((stored.schema.metadata or {})[b"table_meta_yaml"].decode().splitlines())
+    table = Table()
+    for column in header["datatype"]:
+        values = stored[column["name"]]
+        text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+        table[column["name"]] = np.asarray(values.to_pylist(), str) if text else values.to_numpy()
+        table[column["name"]].unit = column.get("unit")
+        table[column["name"]].description = column.get("description")
+    table.meta = {name: value for name, value in (header.get("meta") or {}).items() if not name.startswith("__")}
+    return QTable(table)
+
+
+def _ucd_of(name: str) -> str | None:
+    """Unified content descriptor of a column, by the words of the controlled vocabulary."""
+    if name in _UCDS:
+        return _UCDS[name]
+    output, _, statistic = name.removesuffix("_5").rpartition("_")  # p2_5 and p97_5
+    if not output or statistic not in ("mean", "std", "p2", "p16", "p50", "p84", "p97"):
+        return None
+    ucd = next((ucd for end, ucd in _UCDS_BY_END.items() if output.endswith(end)), "src.morph.param")
+    first, _, rest = ucd.partition(";")
+    if statistic == "std":
+        return f"stat.stdev;{ucd}"
+    kind = {"mean": "stat.mean", "p50": "stat.median"}.get(statistic, "stat.param")
+    return f"{first};{kind}" + (f";{rest}" if rest else "")
