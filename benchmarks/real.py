@@ -16,6 +16,7 @@ import logging
 
 import numpy as np
 import torch
+
 from galstress import datasets
 from galstress.cutouts import Cutouts
 from galstress.heads import Prediction

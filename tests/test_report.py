@@ -115,8 +115,8 @@ def test_parts_of_the_page_stand_in_the_order_an_astronomer_asks(text):
 
 
 def test_the_page_says_what_is_real(text):
-    words = Elements(text).plain
-    assert "6 real and 3 simulated galaxies" in words.replace("\N{NON-BREAKING HYPHEN}", "-")
+    words = Elements(text).plain.replace("\N{NON-BREAKING HYPHEN}", "-")
+    assert "6 real and 3 simulated galaxies in 3 sets (F814W, r, HSC-I)" in words
     assert "All galaxies on this page are simulated" not in words
     badges = [
         a["class"].split()[1] for tag, a in Elements(text).tags if tag == "span" and "badge" in a.get("class", "")

@@ -16,7 +16,7 @@ from astropy.table.meta import get_header_from_yaml
 from galstress.errors import InputError
 from galstress.heads import Prediction
 
-__all__ = ["FORMATS", "read_catalogue", "tabulate", "write_catalogue"]
+__all__ = ["FORMATS", "check_format", "read_catalogue", "tabulate", "write_catalogue"]
 
 FORMATS = {".parquet": "parquet", ".ecsv": "ascii.ecsv", ".fits": "fits", ".vot": "votable"}
 """Formats by suffix."""
@@ -78,7 +78,7 @@ def write_catalogue(table: QTable, path: str | Path) -> Path:
         InputError: Another suffix.
     """
     path = Path(path)
-    kind = _format_of(path)
+    kind = check_format(path)
     aside = path.with_name(f".{path.name}.part")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # FITS keeps no long keys, VOTable no meta
@@ -99,7 +99,7 @@ def read_catalogue(path: str | Path) -> QTable:
         InputError: The file cannot be read, or has another suffix.
     """
     path = Path(path)
-    kind = _format_of(path)
+    kind = check_format(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -108,8 +108,12 @@ def read_catalogue(path: str | Path) -> QTable:
         raise InputError(f"{path} ({error})", "a table that galstress wrote", "make it again") from None
 
 
-def _format_of(path: Path) -> str:
-    """The format that a suffix names."""
+def check_format(path: Path) -> str:
+    """The format that a path's suffix names.
+
+    Raises:
+        InputError: It names none.
+    """
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path.name}", f"a name that ends in {', '.join(FORMATS)}", "choose one of these suffixes")
     return FORMATS[path.suffix.lower()]

@@ -16,7 +16,6 @@ import torch
 from astropy.table import QTable
 from torch import Tensor
 
-
 __all__ = [
     "COMPONENTS",
     "Galaxies",
@@ -131,13 +130,13 @@ class _Growth(torch.autograd.Function):
     """Regularised incomplete gamma P(2n, b x^(1/n)), with the derivative in n by differences."""
 
     @staticmethod
-    def forward(ctx: Any, radius: Tensor, index: Tensor) -> Tensor:
+    def forward(ctx: Any, radius: Tensor, index: Tensor) -> Tensor:  # noqa: ANN401 (torch's own)
         """P, and what its derivatives need."""
         ctx.save_for_backward(radius, index)
         return torch.special.gammainc(2 * index, sersic_b(index) * radius ** (1 / index))
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
         """In radius: the ring of light; in n: central differences in float64."""
         radius, index = (t.double() for t in ctx.saved_tensors)
         (grad,) = grad_outputs
@@ -170,7 +169,8 @@ def half_light_radius(galaxies: Galaxies, iterations: int = 7) -> Tensor:
 
     Arguments:
         galaxies: Any batch shape, any unit of length.
-        iterations: Newton steps in ln R, kept inside a bracket that shrinks; 7 reach 1e-6 for any two components, 5 for usual ones.
+        iterations: Newton steps in ln R, kept inside a bracket that shrinks; 7 reach 1e-6 for any two components, 5
+            for usual ones.
 
     Returns:
         (...) R with (1-B/T) P(R; n_d, a_d sqrt(q_d)) + B/T P(R; n_b, a_b sqrt(q_b)) = 1/2, in the unit of
@@ -194,7 +194,7 @@ def half_light_radius(galaxies: Galaxies, iterations: int = 7) -> Tensor:
 
 
 def _solve_half_light(circular: Tensor, share: Tensor, index: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """ln R at half light, and the slope of the growth curve in ln R there."""
+    """Solve for ln R at half light; also the slope of the growth curve in ln R there."""
     # the answer lies between the components' own radii; a component without light must not widen the bracket
     ln_circular, lit = torch.log(circular), share > 0
     low = torch.where(lit, ln_circular, math.inf).amin(-1)

@@ -58,6 +58,7 @@ DARK = Theme(
 )
 
 _FONT_PT = 9.0
+_DECIMALS = re.compile(r"(\.\d\d)\d+")
 
 
 def _settings(theme: Theme) -> dict[str, Any]:
@@ -151,6 +152,8 @@ def to_svg(fig: Figure, theme: Theme = LIGHT) -> str:
     with drawing(theme):
         fig.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = out.getvalue().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
+    # A hundredth of a point is finer than any screen; contours get a good deal shorter.
+    text = re.sub(r' d="[^"]*"', lambda path: _DECIMALS.sub(r"\1", path[0]), text)
     return text[text.index("<svg") :].strip()
 
 

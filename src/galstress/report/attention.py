@@ -87,7 +87,7 @@ def _draw_corner(galaxies: GalaxySet, row: int) -> Picture:
     return draw_both(
         lambda theme: corner(draws, labels, references=references, theme=theme),
         f"Posterior of B/T, radius, magnitude and ellipticity of {name}",
-        f"{name} ({galaxies.title})",
+        f"{name} ({galaxies.name})",
     )
 
 
@@ -111,7 +111,7 @@ def _draw_maps(galaxies: GalaxySet, maps: Maps, row: int) -> Group | None:
     for k, name in enumerate(maps.names):
         fig, _ = attention_map(image[window], maps.maps[row, k][window], stretch)
         correlation = float(maps.correlations[row, k])
-        caption = name if k == 0 else f"{name}, r = {correlation:.2f}"
+        caption = name if k == 0 else f"{name}, r\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{correlation:.2f}"
         pictures.append(draw_once(fig, f"{name} map of {maps.object_id[row]}", caption))
     title = f"{maps.object_id[row]}: {describe_output(maps.output).label}"
     return Group(tuple(pictures), title, small=True)

@@ -28,7 +28,7 @@ class Galaxy:
 
     object_id: str
     """Its name."""
-    set_title: str
+    set_name: str
     """Where it comes from."""
     row: int
     """Its row in the set."""
@@ -138,7 +138,7 @@ def _describe(galaxies: GalaxySet, row: int, quantiles: np.ndarray) -> Galaxy:
     around = distance < 3 * radius
     return Galaxy(
         object_id=str(cutouts.object_id[row]),
-        set_title=galaxies.title,
+        set_name=galaxies.name,
         row=row,
         facts=_list_facts(galaxies, row, quantiles, snr, chi_square),
         references=tuple((name, word_reference(known)) for name, known in list_references(galaxies, row).items()),

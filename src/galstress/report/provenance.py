@@ -45,15 +45,15 @@ def summarise(records: Records, described: Sequence[Sequence[Galaxy]]) -> dict[s
     )
     names = dict.fromkeys(galaxies.prediction.network for galaxies in records.sets)
     network = " and ".join(name for name in names if name) or "a network"
-    surveys = dict.fromkeys(galaxies.cutouts.survey.name for galaxies in records.sets)
+    bands = dict.fromkeys(galaxies.cutouts.survey.band for galaxies in records.sets)
     counts = [f"{real} real"] if real else []
     counts += [f"{simulated} simulated"] if simulated else []
     line = (
-        f"{' and '.join(counts)} galaxies from {', '.join(surveys)}, measured with {network}."
+        f"{' and '.join(counts)} galaxies in {len(records.sets)} sets ({', '.join(bands)}), measured with {network}."
         if counts
         else "No galaxies were recorded."
     )
-    line = line.replace("-", "\N{NON-BREAKING HYPHEN}")  # names of surveys stay whole
+    line = line.replace("-", "\N{NON-BREAKING HYPHEN}")  # names of bands stay whole
     return {"line": line, "origin": origin, "facts": _first_facts(records, described)}
 
 
@@ -77,7 +77,7 @@ def report_making(records: Records) -> Section:
         thanks = tuple(_credit(galaxies) for galaxies in records.sets)
         tables.append(DataTable(("set", "real?", "credit", "licence", "zero point"), thanks, "credits", prose=True))
     known = [
-        (f"{part.title}: {name.removeprefix('lit_')}", text)
+        (f"{part.name}: {name.removeprefix('lit_')}", text)
         for part in records.sets
         for name, text in part.literature.items()
     ]
@@ -124,7 +124,7 @@ def _mapping(manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _credit(galaxies: GalaxySet) -> tuple[str, str, str, str, str]:
     """Whom to thank for a set."""
     origin = "simulated" if galaxies.simulated else "real"
-    return (galaxies.title, origin, galaxies.credit, galaxies.licence, galaxies.zero_point_note or "AB, from the image")
+    return (galaxies.name, origin, galaxies.credit, galaxies.licence, galaxies.zero_point_note or "AB, from the image")
 
 
 def _list_flags(sets: Sequence[GalaxySet]) -> tuple[tuple[str, ...], ...]:

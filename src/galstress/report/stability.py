@@ -197,7 +197,7 @@ def _summarise(shifts: _Shifts | None, output: str) -> str:
     if shifts is None:
         return ""
     size, in_sigma = _rms(_about_mean(shifts.shift)), _rms(_about_mean(shifts.in_sigma))
-    return f"{size:#.2g}{' %' if describe_output(output).relative else ''} ({in_sigma:.2f} σ)"
+    return f"{f'{size:#.2g}'.rstrip('.')}{' %' if describe_output(output).relative else ''} ({in_sigma:.2f} σ)"
 
 
 def _draw_rotation(kind: str, output: str, shifts: _Shifts) -> Picture:

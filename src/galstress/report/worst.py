@@ -50,7 +50,7 @@ def report_worst(sets: Sequence[GalaxySet], described: Sequence[Sequence[Galaxy]
         return absent(key, title, "No galaxy stands out, or nothing is known to compare with.")
     complaints.sort(key=lambda entry: -entry[0])
     rows = tuple(
-        (card.object_id, card.set_title, what, _give_reasons(card) if badness > 2 else "within its error bars")
+        (card.object_id, card.set_name, what, _give_reasons(card) if badness > 2 else "within its error bars")
         for badness, card, what in complaints[:most]
     )
     lead = (

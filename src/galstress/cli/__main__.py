@@ -1,0 +1,5 @@
+"""``python -m galstress.cli``."""
+
+from galstress.cli.commands import main
+
+main()
