@@ -231,7 +231,7 @@ class Cutouts:
                 if len(tensors["psf"]) == 1:
                     tensors["psf"] = tensors["psf"].expand(len(tensors["images"]), -1, -1)
                 present = {hdu.name for hdu in hdus}
-                tables = {
+                tables: dict[str, Any] = {
                     name: QTable.read(hdus[name.upper()]) if name.upper() in present else None
                     for name in ("catalogue", "truth", "neighbours")
                 }
@@ -264,9 +264,10 @@ class Cutouts:
             if same != (first.survey, first.images.shape[1:], first.psf.shape[1:], first.psf_oversampling):
                 raise InputError("batches of different surveys or stamps", "one survey, one stamp", "load them alike")
         shifts = np.cumsum([0] + [len(part) for part in parts])
+        tensors: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
         return dataclasses.replace(
             first,
-            **{name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS},
+            **tensors,
             catalogue=_stack([part.catalogue for part in parts]),
             wcs=tuple(w for part in parts for w in (part.wcs or (None,) * len(part)))
             if any(part.wcs for part in parts)

@@ -161,7 +161,8 @@ def growth(radius: Tensor, index: Tensor) -> Tensor:
         0.5
     """
     radius, index = torch.broadcast_tensors(radius, index)
-    return _Growth.apply(radius, index)
+    result: Tensor = _Growth.apply(radius, index)  # type: ignore[no-untyped-call]
+    return result
 
 
 def half_light_radius(galaxies: Galaxies, iterations: int = 7) -> Tensor:

@@ -147,13 +147,13 @@ class Population:
         ln_radius = torch.log(half_light_radius(galaxies))
         steps = 1 if self.closest == 1 else 96
         closer = (torch.arange(steps).to(table) + 0.5) / steps * math.log(self.closest)
-        total = None
+        total = torch.full((), -math.inf).to(table)
         for s in closer:
             mag_at, radius_at = magnitude + 5 / math.log(10) * s, ln_radius - s
             term = _ln_normal(mag_at[:, None], table[:, 0], _KERNEL["mag"])
             term = term + _ln_normal(radius_at[:, None], table[:, 1], _KERNEL["ln_radius"])
-            total = term if total is None else torch.logaddexp(total, term)
-        return total - math.log(steps)  # type: ignore[operator]
+            total = torch.logaddexp(total, term)
+        return total - math.log(steps)
 
 
 def available_populations() -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def fourier_table(device: torch.device, dtype: torch.dtype) -> Tensor:
     The transforms are Hankel transforms by FFTLog (Hamilton 2000) on 8,192 radii over 44
     e-folds; they agree with the closed forms of n = 0.5 and n = 1 to 1e-8.
     """
-    ln_n = np.linspace(*np.log(INDEX_RANGE), _INDEX_NODES)
+    ln_n = np.linspace(math.log(INDEX_RANGE[0]), math.log(INDEX_RANGE[1]), _INDEX_NODES)
     ln_k = np.arange(_LN_K_MIN, _LN_K_MAX + _LN_K_STEP / 2, _LN_K_STEP)
     rows = np.stack([_hankel(float(np.exp(value)), ln_k) for value in ln_n])
     spline = scipy_interpolate.CubicSpline(ln_k, rows, axis=1)

@@ -237,7 +237,7 @@ def _varied(survey: Survey, generator: torch.Generator) -> Survey:
     """The survey at another place and night: PSF, sky and gain within what real images show."""
     uniform = torch.rand(4, generator=generator).tolist()
     normal = torch.randn(3, generator=generator).tolist()
-    changes: dict[str, float] = {"e1": 0.02 * normal[0], "e2": 0.02 * normal[1]}
+    changes: dict[str, Any] = {"e1": 0.02 * normal[0], "e2": 0.02 * normal[1]}
     ground = survey.psf.kind != "airy"
     if ground:
         changes["fwhm_arcsec"] = survey.psf.fwhm_arcsec * (0.82 + 0.45 * uniform[0])

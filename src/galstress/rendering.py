@@ -225,8 +225,8 @@ def _periodic_copies(galaxies: Galaxies, grid_px: int, stamp_px: int) -> Tensor:
     reach = (2 * _FAR + 1) * grid_px / math.sqrt(math.pi)
     values: Tensor | float = 0.0
     for component in range(galaxies.radius.shape[1]):
-        shape = tuple(t[:, component] for t in (galaxies.radius, galaxies.axis_ratio, galaxies.angle))
-        a, q, _ = shape
+        a, q = galaxies.radius[:, component], galaxies.axis_ratio[:, component]
+        shape = (a, q, galaxies.angle[:, component])
         index = galaxies.sersic_index[:, component]
         light = _shade(dx, dy, shape, index).sum(-1)
         # at the stamp's middle, once for each pair of opposite copies

@@ -223,6 +223,7 @@ def _draw_neighbours(
 
 def _neighbour_table(scenes: Scenes) -> QTable:
     """Every neighbour's parameters, the row of its galaxy first."""
+    assert scenes.others is not None
     is_star = scenes.is_star.cpu().numpy()
     table = table_from_galaxies(scenes.others, scenes.survey.pixel_scale_arcsec, scenes.survey.unit_njy)
     table.add_column(np.asarray(scenes.owner.cpu(), np.int64), index=0, name="row")

@@ -1,6 +1,6 @@
 """Commands that make things: simulated galaxies, and networks."""
 
-# ruff: noqa: ARG001, PLR0913 (an option a parameter; every command takes seed, device and quiet, used or not)
+# ruff: noqa: ARG001 (an option a parameter; every command takes seed, device and quiet, used or not)
 
 from __future__ import annotations
 

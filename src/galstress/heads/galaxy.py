@@ -184,12 +184,15 @@ class GalaxyHead(nn.Module):
     centre: Tensor
     scale: Tensor
     widening: Tensor
+    _rows: Tensor
+    _columns: Tensor
 
     def __init__(self, features: int, hidden: int = 256) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, _DIM + _DIM * 13 // 2))
-        nn.init.normal_(self.layers[-1].weight, std=1e-3)
-        nn.init.zeros_(self.layers[-1].bias)
+        last = nn.Linear(hidden, _DIM + _DIM * 13 // 2)
+        nn.init.normal_(last.weight, std=1e-3)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(nn.Linear(features, hidden), nn.SiLU(), last)
         self.register_buffer("centre", torch.zeros(_DIM))
         self.register_buffer("scale", torch.ones(_DIM))
         self.register_buffer("widening", torch.ones(_DIM))

@@ -55,7 +55,8 @@ class Network:
         """
         if backbone not in BACKBONES:
             raise UnknownNameError("backbone", backbone, tuple(BACKBONES))
-        body = BACKBONES[backbone](**settings).to(memory_format=torch.channels_last)
+        body = BACKBONES[backbone](**settings)
+        body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         record = {"backbone": {"name": backbone, "settings": settings}, "head": {"name": head}}
         return cls(body, HEADS[head](body.features), record)
 
