@@ -203,11 +203,12 @@ class Cutouts:
         for name in ("catalogue", "truth", "neighbours"):
             table = getattr(self, name)
             if table is not None:
-                hdus.append(fits.table_to_hdu(table))
+                hdus.append(fits.table_to_hdu(_in_ascii(table)))
                 hdus[-1].name = name.upper()
         record = {
             "survey": self.survey.to_record(),
-            "wcs": None if self.wcs is None else [w.to_header_string() if w is not None else "" for w in self.wcs],
+            "wcs": None if self.wcs is None else [w.to_header_string(relax=True) if w else "" for w in self.wcs],
+            "object_id": [str(name) for name in self.object_id],
         }
         text = np.frombuffer(json.dumps(record).encode(), np.uint8)
         hdus.append(fits.ImageHDU(text, name="RECORD"))
@@ -235,6 +236,7 @@ class Cutouts:
                     name: QTable.read(hdus[name.upper()]) if name.upper() in present else None
                     for name in ("catalogue", "truth", "neighbours")
                 }
+                tables["catalogue"]["object_id"] = np.asarray(record["object_id"], str)
                 oversampling = int(hdus[0].header["PSFOVER"])
         except (OSError, KeyError, ValueError) as error:
             if isinstance(error, InputError):
@@ -278,6 +280,16 @@ class Cutouts:
 
 
 _TENSORS = ("images", "variance", "mask", "neighbour_mask", "psf", "psf_fwhm_px", "sky_rms")
+
+
+def _in_ascii(table: QTable) -> QTable:
+    """FITS tables hold ASCII alone; whole names are kept in the JSON record."""
+    table = table.copy()
+    for name in table.colnames:
+        if table[name].dtype.kind == "U":
+            plain = [str(value).encode("ascii", "backslashreplace").decode() for value in table[name]]
+            table[name] = np.asarray(plain, str) if plain else np.zeros(0, "U1")
+    return table
 
 
 def _tensor(data: np.ndarray, is_mask: bool) -> Tensor:

@@ -120,7 +120,7 @@ _UDEEP = Dataset(
 # ---- hsc-misc ------------------------------------------------------------------------------------------------------
 
 
-def _read_misc(folder: Path, band: str) -> list[Frame]:
+def _read_wide(folder: Path, band: str) -> list[Frame]:
     frames = []
     for name, centre in (("hsc_cosmos", (33.0, 40.0)), ("hsc_cosmos_35", (31.0, 36.0))):
         try:
@@ -171,7 +171,7 @@ def _read_blend(path: Path, band: str, centre: tuple[float, float]) -> Frame:
     )
 
 
-def _misc_surveys() -> dict[str, Survey]:
+def _wide_surveys() -> dict[str, Survey]:
     made = {}
     for band, electrons, sky, fwhm in (
         ("i", 4170.0, 19.7, 0.60),
@@ -197,13 +197,13 @@ _MISC = Dataset(
     name="hsc-misc",
     title="an HSC Wide spiral (g, r, i) with variance, mask and WCS, and two COSMOS blends (g to y)",
     folder="hsc_misc",
-    surveys=_misc_surveys(),
+    surveys=_wide_surveys(),
     licence="GPL-3 (multiprofit), MIT (scarlet); pixels: HSC SSP public data release terms",
     credit=HSC_CREDIT,
     source="github.com/lsst-dm/multiprofit at 52ef298 examples, pmelchior/scarlet at 998ca34 data",
     changes="gzip",
     zero_point_note="27.0: FLUXMAG0 of the spiral's header; assumed for the two blends",
-    read=_read_misc,
+    read=_read_wide,
 )
 
 # ---- pair-hsc-hst-cosmos -------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def redraw_turned(cutouts: Cutouts, angle_deg: float, rng: torch.Generator | Non
     after = _draw_scene(cutouts, truth, neighbours)
     # photon noise of the light that moved; a tenth of the sky's variance is always left
     floor = 0.1 * cutouts.sky_rms[:, None, None] ** 2
-    variance = cutouts.variance + (after.clamp_min(0) - before.clamp_min(0)) / cutouts.survey.electrons_per_unit
+    variance = cutouts.variance + (after.clamp_min(0) - before.clamp_min(0)) * cutouts.survey.photon_variance
     variance = torch.maximum(variance, torch.minimum(floor, cutouts.variance))
     residual = cutouts.images - before
     finite = torch.isfinite(cutouts.variance)
