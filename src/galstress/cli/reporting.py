@@ -50,10 +50,14 @@ def demo(
     With GALSTRESS_DATA set to a folder of real images, real galaxies of HST, SDSS and HSC; without, simulated ones.
     """
     run = begin(context)
+    import torch
+
     from galstress.networks import Network
     from galstress.report import build_report, draw_models
     from galstress.studies import Size, run_demo
 
+    # its tensors are small: on an idle machine more threads save little, and on a busy one they wait for each other
+    torch.set_num_threads(1)
     records, page = output / "records", output / "report.html"
     loaded = Network.load(network)
     records.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,118 @@
+"""Laws that every network and head obeys, and the file that holds them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from galstress.errors import InputError, UnknownNameError
+from galstress.galaxy import galaxies_from_table
+from galstress.heads import Reference, from_internal, to_internal, turn_internal
+from galstress.networks import Network, available_networks
+from galstress.networks.network import BACKBONES
+from galstress.perturbations import PERTURBATIONS
+from galstress.prediction import predict
+from galstress.simulation import simulate
+
+
+@pytest.fixture(scope="module")
+def cutouts():
+    return simulate("hsc-wide-i", 12, seed=4, neighbours=True, stamp_px=96)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_gradient_reaches_every_parameter(name: str, cutouts) -> None:
+    torch.manual_seed(1)
+    network = Network.build(name, width=0.5)
+    for module in network.modules().modules():  # layers that start at zero pass no gradient to those behind them
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, std=0.1)
+    raw, inputs = network.raw(cutouts)
+    network.head.loss(raw, network.head.targets(cutouts, inputs.reference)).mean().backward()
+    for label, parameter in network.modules().named_parameters():
+        assert parameter.grad is not None, label
+        assert float(parameter.grad.abs().max()) > 0, label
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_batch_of_one_predicts_as_a_batch_of_many(name: str, cutouts) -> None:
+    network = Network.build(name, width=0.5)
+    together = predict(network, cutouts)
+    alone = [predict(network, cutouts.select([row])) for row in range(3)]
+    for row, one in enumerate(alone):
+        assert torch.allclose(one.internal_mean[0], together.internal_mean[row], atol=1e-4)
+        assert np.allclose(one.mean[0], together.mean[row], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_file_gives_the_same_network_back(tmp_path, cutouts, half: bool) -> None:
+    network = Network.build("foveal", width=0.5).with_metadata(name="mine")
+    network.save(tmp_path / "n.safetensors", half=half)
+    again = Network.load(tmp_path / "n.safetensors")
+    assert again.metadata["name"] == "mine"
+    first, second = (predict(n, cutouts).internal_mean for n in (network, again))
+    assert torch.allclose(first, second, atol=0.02 if half else 1e-6)
+    assert not (tmp_path / "n.safetensors.part").exists()
+
+
+def test_bad_files_are_one_line(tmp_path) -> None:
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(InputError):
+        Network.load(tmp_path / "text.safetensors")
+    with pytest.raises(UnknownNameError, match="foveal"):
+        Network.load("resnet")
+
+
+def test_internal_coordinates_and_back() -> None:
+    drawn = simulate("euclid-vis", 50, seed=8, stamp_px=64)
+    survey = drawn.survey
+    galaxies = galaxies_from_table(drawn.truth, survey.pixel_scale_arcsec, survey.unit_njy)
+    one = torch.ones(50, dtype=torch.float64)
+    reference = Reference(100 * one, 3 * one, (31.5, 31.5), 0.01 * one)
+    again, radius = from_internal(to_internal(galaxies, reference), reference)
+    for field in ("flux", "bulge_to_total", "x", "y", "sersic_index", "radius", "axis_ratio"):
+        assert torch.allclose(getattr(galaxies, field), getattr(again, field), rtol=1e-4, atol=1e-6), field
+    scale = survey.pixel_scale_arcsec
+    assert np.allclose(radius * scale, np.asarray(drawn.truth["half_light_radius_arcsec"]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("element", range(8))
+def test_averaged_answer_turns_exactly_with_the_pixels(element: int) -> None:
+    # an even stamp: an odd one turns about a pixel, its field about a point half a pixel off
+    network, drawn = Network.build("foveal", width=0.5), simulate("hsc-wide-i", 4, seed=4, stamp_px=64)
+    turned = PERTURBATIONS["quarter-turns"](drawn, element)
+    before, after = (predict(network, c, average=True) for c in (drawn, turned))
+    matrix = turn_internal(element)
+    assert torch.allclose(after.internal_mean, before.internal_mean @ matrix.T, atol=1e-5)
+    assert np.allclose(after.mean[:, :3], before.mean[:, :3], rtol=1e-5)
+
+
+def test_turn_of_coordinates_is_that_of_galaxies() -> None:
+    for element in range(8):
+        matrix = turn_internal(element)
+        assert torch.allclose(matrix @ matrix.T, torch.eye(12, dtype=torch.float64))
+    quarter = turn_internal(1)
+    assert quarter[0:2, 0:2].tolist() == [[0.0, -1.0], [1.0, 0.0]]
+    assert quarter[5, 5] == -1
+
+
+def test_posterior_of_the_head_is_the_gaussian_it_was_trained_as() -> None:
+    head = Network.build("foveal", width=0.5).head
+    raw = torch.randn(3, 90, generator=torch.Generator().manual_seed(1)) * 0.3
+    mean, covariance = head.posterior(raw)
+    target = torch.randn(3, 12, generator=torch.Generator().manual_seed(2)).double()
+    exact = torch.distributions.MultivariateNormal(mean, covariance).log_prob(target)
+    ours = head.loss(raw, target.float()).double() + 6 * math.log(2 * math.pi)
+    assert torch.allclose(-exact, ours, atol=1e-3)
+
+
+def test_shipped_networks_say_how_they_were_made() -> None:
+    for name in available_networks():
+        metadata = Network.load(name).metadata
+        assert metadata["training"]["seed"] is not None
+        assert metadata["training"]["images"] > 100_000
+        assert metadata["prior"]
+        assert metadata["domain"]["ln_radius_px"][0] < metadata["domain"]["ln_radius_px"][1]
