@@ -245,7 +245,7 @@ class _Run:
              device=self.device)  # fmt: skip
 
     def film_real(self) -> None:
-        """The same of a real galaxy, the first of those that fill their stamp best; its pixels are interpolated."""
+        """The same of a real galaxy, the first of the best set that is there; its pixels are interpolated."""
         real = {name: gallery for name, gallery in self.galleries.items() if not gallery.about["simulated"]}
         name = next((name for name in _FILMED if name in real), "")
         if not name:
