@@ -1,6 +1,6 @@
 """The command line: every command, its manifest, and bad input as one line."""
 
-import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -16,10 +16,11 @@ import torch
 from astropy.io import fits
 from safetensors import safe_open
 
+from galstress import recipes
 from galstress.battery import read_table
 from galstress.catalogue import read_catalogue
 from galstress.cli import main
-from galstress.cli.running import keep_memory, write_manifest
+from galstress.cli.running import write_manifest
 from galstress.cutouts import Cutouts, Flag
 from galstress.explanation import Explanation
 from galstress.networks import Network
@@ -187,8 +188,8 @@ def test_stress_and_explain_write_their_records(network, galaxies, tmp_path):
     assert set(table["averaged"]) == {False, True}
     turned = table[(table["kind"] == "quarter-turns") & (table["output"] == "half_light_radius_arcsec")]
     shift = np.abs(turned["shift"] / turned["baseline_value"])
-    assert np.max(shift[np.asarray(turned["averaged"])]) < 1e-4  # averaged, a quarter turn changes nothing
-    assert np.max(shift[~np.asarray(turned["averaged"])]) > 1e-3
+    averaged = np.asarray(turned["averaged"])
+    assert 20 * np.max(shift[averaged]) < np.max(shift[~averaged])  # averaged, a quarter turn changes nothing
     run("explain", network, galaxies, "--of", "e1", "--sigma", "-o", tmp_path / "m.safetensors", "-q")
     assert Explanation.read(tmp_path / "m.safetensors").output == "sigma of e1"
     about = manifest(tmp_path)
@@ -217,13 +218,15 @@ def test_an_earlier_run_of_the_same_result_is_replaced(tmp_path):
 
 
 def test_memory_is_kept_only_where_the_library_can():
-    result = subprocess.run(
-        [sys.executable, "-c", "import platform; from galstress.cli.running import keep_memory as k; "
-         "print(k() == (platform.libc_ver()[0] == 'glibc')); platform.libc_ver = lambda: ('', ''); print(k())"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    code = """
+        import platform
+        from galstress.cli.running import keep_memory
+        print(keep_memory() == (platform.libc_ver()[0] == "glibc"))
+        platform.libc_ver = lambda: ("", "")
+        print(keep_memory())
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["True", "False"]
-    assert callable(keep_memory)
 
 
 # ---- what goes wrong -----------------------------------------------------------------------------------------------
@@ -291,26 +294,34 @@ def test_a_bug_is_one_line_with_advice_and_debug_shows_it(network, galaxies, tmp
 # ---- training ------------------------------------------------------------------------------------------------------
 
 TINY = """
-    import dataclasses, functools, os, signal, sys
-    import galstress.recipes as recipes
-    from galstress.cli import main
-    from galstress.training import Schedule, train
+    import dataclasses, os, signal
+    from galstress.recipes import RECIPES, Recipe, load_recipe
+    from galstress.training import Schedule
 
-    class Mortal(recipes.Recipe):
+    class Mortal(Recipe):
         def draw(self, step, **options):
             if step == int(os.environ.get("DIES_AT", "-1")):
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().draw(step, **options)
 
-    whole = recipes.load_recipe("foveal")
+        def calibrate(self, network, **options):
+            pass  # takes longer than this training
+
+    whole = load_recipe("foveal")
     fields = {field.name: getattr(whole, field.name) for field in dataclasses.fields(whole)}
-    recipes.RECIPES["tiny"] = Mortal(**fields | dict(
+    RECIPES["tiny"] = Mortal(**fields | dict(
         name="tiny", surveys={"hsc-wide-i": {"cosmos": 1.0}}, stamps={"hsc-wide-i": (48,)}, block=8, exposures=2,
         per_survey=4, backbone={"name": "foveal", "width": 0.34}, schedule=Schedule(steps=11, warm_up=3),
     ))
-    recipes.train = functools.partial(train, checkpoint_every=3)
-    main(sys.argv[1:])
 """
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> None:
+    """A recipe of seconds under the name ``tiny``, with a checkpoint every third step."""
+    monkeypatch.setattr(recipes, "RECIPES", dict(recipes.RECIPES))
+    monkeypatch.setattr(recipes, "train", functools.partial(recipes.train, checkpoint_every=3))
+    exec(textwrap.dedent(TINY), {})
 
 
 def losses(checkpoint: Path) -> list[float]:
@@ -318,50 +329,50 @@ def losses(checkpoint: Path) -> list[float]:
         return file.get_tensor("losses").tolist()
 
 
-def test_training_killed_goes_on_as_if_nothing_had_happened(tmp_path):
-    def train(folder: Path, dies_at: int | None = None) -> int:
-        folder.mkdir(exist_ok=True)
-        words = ["train", "tiny", "-o", str(folder / "tiny.safetensors"), "--seed", "4", "-q"]
-        environment = {key: value for key, value in os.environ.items() if key != "DIES_AT"}
-        environment |= {} if dies_at is None else {"DIES_AT": str(dies_at)}
-        return subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(TINY), *words], env=environment, check=False, capture_output=True
-        ).returncode
-
+def test_training_killed_goes_on_as_if_nothing_had_happened(tiny, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert train(whole) == 0
-    assert train(cut, dies_at=7) == -signal.SIGKILL
-    name = "tiny.tiny-seed4.checkpoint.safetensors"
-    assert losses(cut / name) == losses(whole / name)[:6]
+    whole.mkdir()
+    cut.mkdir()
+    words = ["train", "tiny", "--seed", "4", "-q", "-o"]
+    code = (
+        TINY
+        + """
+    import functools, sys
+    import galstress.recipes as recipes
+    from galstress.cli import main
+    recipes.train = functools.partial(recipes.train, checkpoint_every=3)
+    main(sys.argv[1:])
+    """
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *words, str(cut / "tiny.safetensors")],
+        env={**os.environ, "DIES_AT": "8", "OMP_NUM_THREADS": str(torch.get_num_threads())}, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
     assert not (cut / "tiny.safetensors").exists()
-    assert train(cut) == 0
+    name = "tiny.tiny-seed4.checkpoint.safetensors"
+    before = losses(cut / name)
+    assert len(before) == 6
+    for folder in (cut, whole):
+        run(*words, folder / "tiny.safetensors")
     assert len(losses(whole / name)) == 11
+    assert losses(whole / name)[:6] == before
     assert losses(cut / name) == losses(whole / name)
     one, two = (Network.load(folder / "tiny.safetensors") for folder in (whole, cut))
     states = (network.modules().state_dict() for network in (one, two))
     assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states), strict=True))
     about = manifest(cut)
-    assert about["steps"] == 11
-    assert about["loss"] == losses(cut / name)[-1]
+    assert (about["steps"], about["loss"]) == (11, losses(cut / name)[-1])
     assert one.metadata["training"]["seed"] == 4
 
 
-def test_no_resume_starts_again(tmp_path, monkeypatch):
-    import galstress.recipes as recipes
-    from galstress.training import Schedule
-
-    tiny = dataclasses.replace(
-        recipes.load_recipe("foveal"), name="tiny", surveys={"hsc-wide-i": {"cosmos": 1.0}},
-        stamps={"hsc-wide-i": (48,)}, block=4, exposures=2, per_survey=4, backbone={"name": "foveal", "width": 0.34},
-        schedule=Schedule(steps=2),
-    )  # fmt: skip
-    monkeypatch.setitem(recipes.RECIPES, "tiny", tiny)
+def test_no_resume_starts_again(tiny, tmp_path):
     checkpoint = tmp_path / "kept.safetensors"
-    words = ("train", "tiny", "-o", tmp_path / "t.safetensors", "--checkpoint", checkpoint, "-q")
-    run(*words, "--steps", 1)
+    words = ("train", "tiny", "-o", tmp_path / "t.safetensors", "--checkpoint", checkpoint, "-q", "--steps")
+    run(*words, 1)
     first = losses(checkpoint)
-    run(*words, "--steps", 2)
+    run(*words, 2)
     assert losses(checkpoint)[:1] == first
     assert len(losses(checkpoint)) == 2
-    run(*words, "--steps", 1, "--no-resume")
+    run(*words, 1, "--no-resume")
     assert losses(checkpoint) == first

@@ -116,3 +116,16 @@ def test_shipped_networks_say_how_they_were_made() -> None:
         assert metadata["training"]["images"] > 100_000
         assert metadata["prior"]
         assert metadata["domain"]["ln_radius_px"][0] < metadata["domain"]["ln_radius_px"][1]
+
+
+def test_one_object_has_quantiles_moments_and_samples(cutouts) -> None:
+    prediction = predict(Network.load("foveal"), cutouts)
+    one = prediction.select([3])
+    assert one.quantile((0.16, 0.5, 0.84)).shape == (3, 1, 15)
+    assert np.allclose(one.mean[0], prediction.mean[3])
+    assert np.allclose(one.covariance[0], prediction.covariance[3])
+    samples = prediction.sample(4000, 2)
+    exact = prediction.quantile((0.16, 0.5, 0.84))
+    width = exact[2] - exact[0]
+    assert (np.abs(np.quantile(samples, (0.16, 0.5, 0.84), axis=0) - exact) < 0.12 * width + 1e-9).all()
+    assert (np.abs(samples.mean(0) - prediction.mean) < 0.15 * samples.std(0) + 1e-9).all()

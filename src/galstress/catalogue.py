@@ -103,9 +103,13 @@ def read_catalogue(path: str | Path) -> QTable:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _read_parquet(path) if kind == "parquet" else QTable.read(path, format=kind)
+            table = _read_parquet(path) if kind == "parquet" else QTable.read(path, format=kind)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{path} ({error})", "a table that galstress wrote", "make it again") from None
+    for name in table.colnames:
+        if table[name].info.description:  # VOTable wraps its lines
+            table[name].info.description = " ".join(table[name].info.description.split())
+    return table
 
 
 def check_format(path: Path) -> str:

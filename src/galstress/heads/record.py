@@ -154,8 +154,8 @@ class Prediction:
             samples = self._outputs(internal, rows)
             centre = samples.mean(0)
             offset = samples - centre
-            mean[rows] = centre.numpy()
-            covariance[rows] = (torch.einsum("snd,sne->nde", offset, offset) / len(samples)).numpy()
+            mean[rows.numpy()] = centre.numpy()
+            covariance[rows.numpy()] = (torch.einsum("snd,sne->nde", offset, offset) / len(samples)).numpy()
         return mean, covariance
 
     @property
@@ -191,7 +191,7 @@ class Prediction:
         for rows in self._usable_rows(512):
             sigma = torch.diagonal(self.internal_covariance[rows], dim1=-2, dim2=-1).sqrt()
             internal = self.internal_mean[rows] + normal[:, None, None] * sigma
-            result[:, rows] = self._outputs(internal, rows).numpy()
+            result[:, rows.numpy()] = self._outputs(internal, rows).numpy()
             drawn = self.select(rows.numpy()).sample(samples, seed + int(rows[0]))[..., mixed]
             result[:, rows.numpy()[:, None], mixed] = np.quantile(drawn, probabilities, axis=0)
         return result
