@@ -247,26 +247,24 @@ def measure_growth(psf: Tensor, oversampling: int, radii_px: tuple[float, ...]) 
     return torch.einsum("nij,rij->nr", psf, inside)
 
 
-def psf_transform(psf: Tensor, oversampling: int, grid_px: int) -> Tensor:
-    """Fourier transform of effective PSF images at the wave numbers of a periodic grid.
+def psf_transform(psf: Tensor, oversampling: int, k: Tensor) -> Tensor:
+    """Fourier transform of effective PSF images at a square lattice of wave numbers, by direct sums.
 
     Arguments:
-        psf: (N, P, P) samples, ``oversampling`` a pixel; wings beyond the grid are cut.
+        psf: (N, P, P) samples, ``oversampling`` a pixel.
         oversampling: Samples per pixel.
-        grid_px: Side of the grid, pixels: wave numbers are multiples of 2 pi / grid_px.
+        k: (K,) wave numbers along each axis, radians per pixel, up to pi times ``oversampling``.
 
     Returns:
-        (N, grid_px * oversampling, grid_px * oversampling // 2 + 1) complex, in the order of ``rfft2``; 1 at k = 0
-        for a PSF that fits.
+        (N, 2, 2, K, K): at (ky, kx) and, in the second plane, at (ky, -kx); real and imaginary part; rows are ky.
     """
-    grid = grid_px * oversampling
-    size = psf.shape[-1]
-    if size > grid:
-        cut = (size - grid) // 2 + 1
-        psf = psf[:, cut : size - cut, cut : size - cut]
-        size = psf.shape[-1]
-    padded = torch.nn.functional.pad(psf, (0, grid - size, 0, grid - size))
-    return torch.fft.rfft2(torch.roll(padded, (-(size // 2), -(size // 2)), (-2, -1)))
+    side = psf.shape[-1]
+    places = (torch.arange(side, device=psf.device, dtype=psf.dtype) - side // 2) / oversampling
+    angle = k[:, None] * places[None, :]
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    along_y = torch.stack([cos, sin])[:, None] @ psf  # (2, N, ky, P)
+    (cc, sc), (cs, ss) = along_y @ cos.T, along_y @ sin.T  # y first
+    return torch.stack([torch.stack([cc - ss, -sc - cs], 1), torch.stack([cc + ss, cs - sc], 1)], 1)
 
 
 def add_correlated_noise(white: Tensor, correlation_fwhm_px: float) -> Tensor:

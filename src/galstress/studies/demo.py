@@ -56,7 +56,7 @@ class Size:
     frames: int = 72
     """Angles of the film; a third of them for the real galaxy, whose pixels are interpolated."""
     angle_step: int = 15
-    """Degrees between the angles of one pass; twice that for the average over turns and mirrors."""
+    """Degrees between the angles of one pass; twice that where answers are averaged, four times for interpolation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +157,7 @@ class _Run:
         real = list(REAL) if has_real_images() else []
         steps = [_Step(name, 8, partial(self.show, partial(load_gallery, name))) for name in real]
         steps.append(_Step("simulated galaxies", 2 if real else 20, self.show_simulated))
-        steps += [_Step(f"turning {name}", 6, partial(self.disturb, name)) for name in real or self.populations]
+        steps += [_Step(f"turning {name}", 6, partial(self.disturb, name)) for name in (*real, *self.populations)]
         for place, survey in enumerate(self.populations):
             steps.append(_Step(f"drawing {survey} again", 10, partial(self.redraw, survey, self.seed + 100 + place)))
         for neighbours in (False, True):
@@ -201,7 +201,7 @@ class _Run:
             return
         gallery = self.galleries[name]
         kinds = ["quarter-turns", "interpolated-rotation", *(["depth"] if gallery.has_noise else [])]
-        amounts = {"interpolated-rotation": [float(angle) for angle in range(0, 360, 60)]}
+        amounts = {"interpolated-rotation": [float(angle) for angle in range(0, 360, 4 * self.size.angle_step)]}
         self._stress(gallery.cutouts, kinds, amounts, averaged=False)
 
     def redraw(self, survey: str, seed: int) -> None:
