@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from galstress.cutouts import decode_flags
 from galstress.errors import InputError, UnknownNameError
 from galstress.galaxy import galaxies_from_table
 from galstress.heads import Reference, from_internal, to_internal, turn_internal
@@ -129,3 +131,13 @@ def test_one_object_has_quantiles_moments_and_samples(cutouts) -> None:
     width = exact[2] - exact[0]
     assert (np.abs(np.quantile(samples, (0.16, 0.5, 0.84), axis=0) - exact) < 0.12 * width + 1e-9).all()
     assert (np.abs(samples.mean(0) - prediction.mean) < 0.15 * samples.std(0) + 1e-9).all()
+
+
+def test_unusable_objects_keep_their_row_and_are_not_judged(cutouts) -> None:
+    mask = cutouts.mask.clone()
+    mask[2] = True
+    prediction = predict(Network.load("foveal"), dataclasses.replace(cutouts, mask=mask))
+    assert decode_flags(int(prediction.flags[2])) == ("ALL_MASKED",)
+    assert np.isnan(prediction.mean[2]).all()
+    assert np.isfinite(np.delete(prediction.mean, 2, 0)).all()
+    assert len(prediction.table()) == len(cutouts)

@@ -84,7 +84,8 @@ def _predict_batch(network: Network, cutouts: Cutouts, turns: int) -> Prediction
     reference = dataclasses.replace(
         reference, flux=reference.flux.cpu(), size_px=reference.size_px.cpu(), sky_rms=reference.sky_rms.cpu()
     )
-    flags |= _judged(mean, reference, network)
+    usable = (flags & int(_UNUSABLE)) == 0
+    flags[usable] |= _judged(mean, reference, network)[usable]
     bad = torch.as_tensor((flags & int(_UNUSABLE)) != 0) | ~torch.isfinite(mean).all(1)
     flags[bad.numpy() & ((flags & int(_UNUSABLE)) == 0)] |= int(Flag.ALL_MASKED)
     mean[bad], covariance[bad] = np.nan, np.nan
