@@ -54,6 +54,8 @@ class Recipe:
     """Times that each scene is used."""
     neighbour_share: float = 0.5
     """Share of blocks with neighbours."""
+    cut_share: float = 0.1
+    """Share of batches whose pixels are masked outside the galaxy's own segment, as some catalogues cut stamps."""
     faintest_snr: float = 6.0
     """Galaxies estimated below this S/N are not drawn."""
 
@@ -69,7 +71,8 @@ class Recipe:
             shuffle = torch.Generator().manual_seed(_mixed(seed, number, turn, 2 + order))
             size = self.per_survey
             at = torch.randperm(self.block, generator=shuffle)[rows * size : (rows + 1) * size].to(device)
-            batches.append(_imperfect(expose(_turned(scenes, at, generator), generator), generator))
+            turned = _turned(scenes, at, generator)
+            batches.append(_imperfect(expose(turned, generator), turned.model, self.cut_share, generator))
         return batches
 
     def train(
@@ -195,7 +198,7 @@ RECIPES: dict[str, Recipe] = {
             "euclid-vis": (96, 128, 128, 192),
         },
         backbone={"name": "foveal", "width": 1.333},
-        schedule=Schedule(steps=9000),
+        schedule=Schedule(steps=11_000),
     ),
 }
 """Recipes by name; one entry adds one to the command line."""
@@ -312,12 +315,17 @@ def _turn_galaxies(galaxies: Galaxies, element: int, centre: float) -> Galaxies:
     return dataclasses.replace(galaxies, x=x + centre, y=y + centre, angle=angle + (element % 4) * math.pi / 2)
 
 
-def _imperfect(cutouts: Cutouts, generator: torch.Generator) -> Cutouts:
-    """The sky off by a few hundredths of its rms, and that rms known to 2 %."""
+def _imperfect(cutouts: Cutouts, model: Tensor, cut_share: float, generator: torch.Generator) -> Cutouts:
+    """The sky off by a few hundredths of its rms, that rms known to 2 %, and some stamps cut at an isophote."""
     rms = cutouts.sky_rms
     offset, factor = torch.randn(2, len(rms), generator=generator, device=rms.device)
+    choice, isophote = torch.rand(2, generator=generator, device=rms.device).tolist()
+    mask = cutouts.mask
+    if choice < cut_share:
+        mask = mask | (model < (0.3 + 1.7 * isophote) * rms[:, None, None])
     return dataclasses.replace(
         cutouts,
         images=cutouts.images + (0.02 * rms * offset)[:, None, None],
+        mask=mask,
         sky_rms=rms * torch.exp(0.02 * factor),
     )
