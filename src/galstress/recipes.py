@@ -198,7 +198,7 @@ RECIPES: dict[str, Recipe] = {
             "euclid-vis": (96, 128, 128, 192),
         },
         backbone={"name": "foveal", "width": 1.333},
-        schedule=Schedule(steps=11_000),
+        schedule=Schedule(steps=9500),
     ),
 }
 """Recipes by name; one entry adds one to the command line."""
