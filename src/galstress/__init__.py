@@ -28,9 +28,12 @@ __all__ = [
     "datasets",
     "decode_flags",
     "explain",
+    "fit",
+    "limit",
     "load",
     "networks",
     "predict",
+    "refine",
     "simulate",
     "stress",
     "train",
@@ -49,6 +52,9 @@ _HOMES = {
     "available_surveys": "survey",
     "build_report": "report",
     "explain": "explanation",
+    "fit": "refinement",
+    "limit": "refinement",
+    "refine": "refinement",
     "load": "loading",
     "predict": "prediction",
     "simulate": "simulation",
@@ -67,6 +73,7 @@ if TYPE_CHECKING:
     from galstress.loading import load
     from galstress.networks import Network
     from galstress.prediction import predict
+    from galstress.refinement import fit, limit, refine
     from galstress.report import build_report
     from galstress.simulation import simulate
     from galstress.survey import Survey, available_surveys

@@ -53,6 +53,10 @@ class Flag(enum.IntFlag):
     """The light's centre lies far from the stamp's."""
     ZERO_POINT_ASSUMED = 1 << 13
     """The photometric zero point is assumed, not read: relative fluxes only."""
+    FEW_SAMPLES = 1 << 14
+    """Refinement found fewer than 100 effective samples: its posterior is a rough one."""
+    BAD_FIT = 1 << 15
+    """No disk + bulge describes the image to within its noise: error bars hold for the model, not for the galaxy."""
 
 
 def decode_flags(flags: int) -> tuple[str, ...]:

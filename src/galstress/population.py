@@ -59,6 +59,8 @@ class Population:
     """(K, 4) AB magnitude, ln half-light radius in arcsec, Sersic index, logit of the axis ratio."""
     closest: float = 1.0
     """Largest factor s by which a galaxy is brought closer; s is log-uniform from 1."""
+    kernel_scale: float = 1.0
+    """Width of the kernels of magnitude and radius, in units of the usual ones."""
 
     def sample(self, count: int, generator: torch.Generator) -> Galaxies:
         """Draw galaxies.
@@ -81,8 +83,8 @@ class Population:
 
         rows = table[torch.randint(len(table), (count,), generator=generator, device=device)]
         index = rows[:, 2]
-        magnitude = rows[:, 0] + _KERNEL["mag"] * normal()
-        ln_radius = rows[:, 1] + _KERNEL["ln_radius"] * normal()
+        magnitude = rows[:, 0] + self.kernel_scale * _KERNEL["mag"] * normal()
+        ln_radius = rows[:, 1] + self.kernel_scale * _KERNEL["ln_radius"] * normal()
         ratio = _Q_MIN + (1 - _Q_MIN) * torch.sigmoid(rows[:, 3] + _KERNEL["logit_q"] * normal())
         closer = uniform() * math.log(self.closest)
         choice = uniform()
@@ -107,24 +109,54 @@ class Population:
         scale = torch.exp(ln_radius + closer) / half_light_radius(galaxies)
         return dataclasses.replace(galaxies, radius=galaxies.radius * scale[:, None])
 
-    def log_prob(self, galaxies: Galaxies) -> Tensor:
+    def log_prob(self, galaxies: Galaxies, rows: Tensor | None = None, ln_radius: Tensor | None = None) -> Tensor:
         """Logarithm of the density of galaxies under the population.
 
         Arguments:
             galaxies: (N,) with flux in nJy and radii in arcsec; the centre is not looked at.
+            rows: (N, K) rows of the table that count for each galaxy, from :meth:`nearest_rows`; all by default.
+            ln_radius: (N,) ln of the whole half-light radius in arcsec, where the caller knows it already.
 
         Returns:
             (N,) float64 density per magnitude, ln half-light radius, ln bulge-over-disk radius, ln n of each
             component, axis ratio of each, angle of each in radians, and B/T; where B/T is exactly 0 or 1 it is the
-            probability of that atom. Minus infinity outside the support.
+            probability of that atom. Minus infinity outside the support. Differentiable.
         """
-        parts = [self._log_prob(galaxies.select(slice(i, i + 64))) for i in range(0, len(galaxies), 64)]
+        size = max(1, 500_000 // (len(self.table) if rows is None else rows.shape[1]))
+        ln_radius = torch.log(half_light_radius(galaxies)) if ln_radius is None else ln_radius
+        parts = [
+            self._log_prob(galaxies.select(at), None if rows is None else rows[at], ln_radius[at])
+            for at in (slice(i, i + size) for i in range(0, len(galaxies), size))
+        ]
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
 
-    def _log_prob(self, galaxies: Galaxies) -> Tensor:
-        """Sum over the rows of the table (and over the steps of s), a chunk of galaxies at a time."""
+    def nearest_rows(self, galaxies: Galaxies, count: int) -> Tensor:
+        """The ``count`` rows of the table that lie nearest to each galaxy in magnitude, radius and axis ratio.
+
+        Arguments:
+            galaxies: (N,) with flux in nJy and radii in arcsec.
+            count: Rows a galaxy; a few hundred hold all but 1e-3 of the density where galaxies are common.
+
+        Returns:
+            (N, count) indices; the kernel is taken three times as wide, so that they serve a neighbourhood.
+        """
+        table = self.table.to(galaxies.flux.device, torch.float64)
+        count = min(count, len(table))
+        wide = dataclasses.replace(self, kernel_scale=3 * self.kernel_scale)
+        chosen = []
+        for start in range(0, len(galaxies), 256):
+            part = galaxies.select(slice(start, start + 256)).to(dtype=torch.float64)
+            logit = torch.logit(_unit_ratio(part.axis_ratio[:, 0]))[:, None]
+            density = wide._ln_magnitude_radius(part.flux, torch.log(half_light_radius(part)), table)
+            density = density + _ln_normal(logit, table[..., 3], 3 * self.kernel_scale * _KERNEL["logit_q"])
+            chosen.append(density.topk(count, -1).indices)
+        return torch.cat(chosen) if chosen else torch.zeros(0, count, dtype=torch.long)
+
+    def _log_prob(self, galaxies: Galaxies, rows: Tensor | None, ln_radius: Tensor) -> Tensor:
+        """Sum over rows of the table, a chunk of galaxies at a time."""
         galaxies = galaxies.to(dtype=torch.float64)
-        table = self.table.to(galaxies.flux)
+        table = self.table.to(galaxies.flux.device, torch.float64)
+        near = table if rows is None else table[rows]
         ln_n = torch.log(galaxies.sersic_index)
         q_disk, q_bulge = galaxies.axis_ratio.unbind(-1)
         inside = (q_disk > _Q_MIN) & (q_disk <= 1) & (q_bulge >= q_disk) & (q_bulge <= 1)
@@ -133,27 +165,35 @@ class Population:
         turn = torch.remainder(galaxies.angle[:, 1] - galaxies.angle[:, 0] + math.pi / 2, math.pi) - math.pi / 2
         shared = shared + _ln_normal(turn, 0.0, _TURN) - math.log(math.pi)
         shared = shared - torch.log(q_bulge * -torch.log(q_disk.clamp_max(1 - 1e-9)))  # s = ln q_b / ln q_d is uniform
-        unit = ((q_disk - _Q_MIN) / (1 - _Q_MIN)).clamp(1e-9, 1 - 1e-9)
-        per_row = _ln_normal(torch.logit(unit)[:, None], table[:, 3], _KERNEL["logit_q"])
+        unit = _unit_ratio(q_disk)
+        per_row = _ln_normal(torch.logit(unit)[:, None], near[..., 3], _KERNEL["logit_q"])
         per_row = per_row - torch.log(unit * (1 - unit) * (1 - _Q_MIN))[:, None]
-        per_row = per_row + _ln_structure(galaxies.bulge_to_total, ln_n, table[:, 2])
-        per_row = per_row + self._ln_magnitude_radius(galaxies, table)
+        per_row = per_row + _ln_structure(galaxies.bulge_to_total, ln_n, near[..., 2])
+        per_row = per_row + self._ln_magnitude_radius(galaxies.flux, ln_radius.double(), near)
         value = torch.logsumexp(per_row, -1) - math.log(len(table)) + shared
         return torch.where(inside, value, -math.inf)
 
-    def _ln_magnitude_radius(self, galaxies: Galaxies, table: Tensor) -> Tensor:
-        """(N, K) log-density of magnitude and ln radius about each row, averaged over s."""
-        magnitude = 31.4 - 2.5 * torch.log10(galaxies.flux)
-        ln_radius = torch.log(half_light_radius(galaxies))
-        steps = 1 if self.closest == 1 else 96
-        closer = (torch.arange(steps).to(table) + 0.5) / steps * math.log(self.closest)
-        total = torch.full((), -math.inf).to(table)
-        for s in closer:
-            mag_at, radius_at = magnitude + 5 / math.log(10) * s, ln_radius - s
-            term = _ln_normal(mag_at[:, None], table[:, 0], _KERNEL["mag"])
-            term = term + _ln_normal(radius_at[:, None], table[:, 1], _KERNEL["ln_radius"])
-            total = torch.logaddexp(total, term)
-        return total - math.log(steps)
+    def _ln_magnitude_radius(self, flux: Tensor, ln_radius: Tensor, table: Tensor) -> Tensor:
+        """(N, K) log-density of magnitude and ln radius about each row, averaged over s in closed form.
+
+        Along s a galaxy moves on a straight line in magnitude and ln radius, so the product of both normal kernels
+        is a normal one in s, and the average over s a difference of two error functions.
+        """
+        sigma_mag, sigma_radius = (self.kernel_scale * _KERNEL[name] for name in ("mag", "ln_radius"))
+        mag = (31.4 - 2.5 * torch.log10(flux))[:, None] - table[..., 0]
+        radius = ln_radius[:, None] - table[..., 1]
+        if self.closest == 1:
+            return _ln_normal(mag, 0.0, sigma_mag) + _ln_normal(radius, 0.0, sigma_radius)
+        slope, reach = 5 / math.log(10), math.log(self.closest)
+        a = (slope / sigma_mag) ** 2 + 1 / sigma_radius**2
+        middle = (radius / sigma_radius**2 - mag * slope / sigma_mag**2) / a
+        rest = (mag / sigma_mag) ** 2 + (radius / sigma_radius) ** 2 - a * middle**2
+        low, high = -middle * math.sqrt(a), (reach - middle) * math.sqrt(a)
+        flip = low > 0  # in the upper tail the difference is taken of the lower tails, which do not round to 1
+        low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
+        share = (torch.special.ndtr(high) - torch.special.ndtr(low)).clamp_min(1e-300)
+        scale = math.log(sigma_mag * sigma_radius * reach * math.sqrt(2 * math.pi * a))
+        return torch.log(share) - rest / 2 - scale
 
 
 def available_populations() -> tuple[str, ...]:
@@ -214,6 +254,11 @@ def _ln_structure(share: Tensor, ln_n: Tensor, fitted: Tensor) -> Tensor:
         kept = torch.special.ndtr((_LN_INDEX[1] - centre) / sigma) - torch.special.ndtr((_LN_INDEX[0] - centre) / sigma)
         value = value + _ln_normal(ln_n[:, place, None], centre, sigma) - torch.log(kept)
     return value
+
+
+def _unit_ratio(axis_ratio: Tensor) -> Tensor:
+    """The axis ratio's place between the smallest and 1, kept off both ends."""
+    return ((axis_ratio - _Q_MIN) / (1 - _Q_MIN)).clamp(1e-9, 1 - 1e-9)
 
 
 def _ln_normal(value: Tensor, centre: Tensor | float, sigma: Tensor | float) -> Tensor:

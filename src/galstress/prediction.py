@@ -10,13 +10,16 @@ from rich.progress import track
 from torch import Tensor
 
 from galstress.cutouts import Cutouts, Flag
-from galstress.heads import Prediction, Reference, turn_internal
+from galstress.errors import InputError
+from galstress.heads import INTERNAL_NAMES, Prediction, Reference, draw_points, turn_internal
 from galstress.networks.network import Network
 
 __all__ = ["predict"]
 
 _UNUSABLE = Flag.UNREADABLE | Flag.ALL_MASKED | Flag.TOO_SMALL
 _FAINT_SNR = 10.0
+_LOST = 1 / 16
+"""Share of an object's draws that may be no numbers; with more of them it has no posterior."""
 
 
 @torch.no_grad()
@@ -25,6 +28,7 @@ def predict(
     cutouts: Cutouts,
     *,
     average: bool = False,
+    draws: int = 128,
     batch_size: int = 128,
     device: torch.device | str = "cpu",
     progress: bool = False,
@@ -36,12 +40,19 @@ def predict(
         cutouts: Stamps of any size; they are cropped or padded about the array's centre.
         average: Average over the eight quarter turns and mirrors of the field, each turned back: eight times the
             work, and exactly the same answer for a galaxy and its quarter turns and mirrors.
+        draws: Draws of each posterior whose head has a shape other than Gaussian (``head.draw``), a multiple of 16;
+            0 takes that head's Gaussian only. With ``average`` each turn gives the same quarter of them (a multiple
+            of 16, too), so that all eight together are about twice as many: 32 each and 256 in all by default.
         batch_size: Objects at a time; does not change the answer.
         device: Where to compute; the result lies on the CPU.
         progress: Show a bar with the time left.
 
     Returns:
-        A row per object, in order; objects without a usable pixel are flagged and hold NaN.
+        A row per object, in order; objects without a usable pixel are flagged and hold NaN. ``prior`` holds the
+        shares that the network was trained under on this survey, or their mean over its surveys where this is none.
+
+    Raises:
+        InputError: ``draws`` is no multiple of 16.
 
     Example:
         >>> from galstress.simulation import simulate
@@ -49,38 +60,51 @@ def predict(
         >>> prediction.mean.shape
         (3, 15)
     """
+    if draws < 0 or draws % 16:
+        raise InputError(f"draws={draws}", "0 or a multiple of 16", "take 128")
+    turns = 8 if average else 1
+    points = None
+    if draws and hasattr(network.head, "draw"):
+        points = draw_points(max(16, draws // 64 * 16) if average else draws)
     modules = network.modules()
     home, training = next(modules.parameters()).device, modules.training
     modules.to(device).eval()
     try:
         batches = cutouts.split(batch_size)
         shown = track(batches, "predicting", disable=not progress, transient=True)
-        parts = [_predict_batch(network, batch.to(device), 8 if average else 1) for batch in shown]
+        parts = [_predict_batch(network, batch.to(device), turns, points) for batch in shown]
     finally:
         modules.to(home).train(training)
     if not parts:
-        return _empty(network, cutouts)
+        return _empty(network, cutouts, turns, points)
     return Prediction.concatenate(parts)
 
 
-def _predict_batch(network: Network, cutouts: Cutouts, turns: int) -> Prediction:
+def _predict_batch(network: Network, cutouts: Cutouts, turns: int, points: Tensor | None) -> Prediction:
     """One batch, averaged over its first ``turns`` turns and mirrors."""
     flags = cutouts.flags.copy()
     dark = cutouts.mask.flatten(1).all(1).cpu().numpy()
     flags[dark] |= int(Flag.ALL_MASKED)
     if min(cutouts.images.shape[1:]) < 16:
         flags |= int(Flag.TOO_SMALL)
-    means, covariances, reference = [], [], None
+    means, covariances, clouds, reference = [], [], [], None
     for turn in range(turns):
         inputs = network.backbone.inputs(cutouts, turn)
-        mean, covariance = network.head.posterior(network.head(network.backbone(inputs)))
+        raw = network.head(network.backbone(inputs))
+        mean, covariance = network.head.posterior(raw)
         back = turn_internal(turn, mean.device).T
         means.append(mean @ back.T)
         covariances.append(back @ covariance @ back.T)
+        if points is not None:
+            clouds.append((_draw(network, raw, points, mean) @ back.T).float().cpu())
         reference = inputs.reference if reference is None else reference
     assert reference is not None
-    mean = torch.stack(means).mean(0).cpu()
-    covariance = torch.stack(covariances).mean(0).cpu()
+    cloud = torch.cat(clouds, 1) if clouds else None
+    if cloud is None:
+        mean = torch.stack(means).mean(0).cpu()
+        covariance = torch.stack(covariances).mean(0).cpu()
+    else:
+        mean, covariance = _moments(cloud.double())
     reference = dataclasses.replace(
         reference, flux=reference.flux.cpu(), size_px=reference.size_px.cpu(), sky_rms=reference.sky_rms.cpu()
     )
@@ -88,7 +112,9 @@ def _predict_batch(network: Network, cutouts: Cutouts, turns: int) -> Prediction
     flags[usable] |= _judged(mean, reference, network)[usable]
     bad = torch.as_tensor((flags & int(_UNUSABLE)) != 0) | ~torch.isfinite(mean).all(1)
     flags[bad.numpy() & ((flags & int(_UNUSABLE)) == 0)] |= int(Flag.ALL_MASKED)
-    mean[bad], covariance[bad] = np.nan, np.nan
+    for numbers in (mean, covariance, cloud):
+        if numbers is not None:
+            numbers[bad] = np.nan
     return Prediction(
         mean,
         covariance,
@@ -97,7 +123,32 @@ def _predict_batch(network: Network, cutouts: Cutouts, turns: int) -> Prediction
         flags,
         cutouts.survey,
         str(network.metadata.get("name", network.metadata["backbone"]["name"])),
+        draws=cloud,
+        prior=_prior(network, cutouts.survey.name),
     )
+
+
+def _draw(network: Network, raw: Tensor, points: Tensor, mean: Tensor) -> Tensor:
+    """(B, S, 12) draws; the few that a spline's root loses to rounding lie at the Gaussian's mean instead."""
+    drawn = network.head.draw(raw, points.to(mean.device))
+    lost = ~torch.isfinite(drawn).all(-1, keepdim=True)
+    seldom = lost.double().mean(1, keepdim=True) < _LOST
+    return torch.where(lost & seldom, mean[:, None], drawn)
+
+
+def _moments(cloud: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (B, 12) and covariance (B, 12, 12) of (B, S, 12) draws."""
+    mean = cloud.mean(1)
+    offset = cloud - mean[:, None]
+    return mean, offset.transpose(1, 2) @ offset / cloud.shape[1]
+
+
+def _prior(network: Network, survey: str) -> dict[str, float]:
+    """Shares of the populations under which the network was trained on a survey, or on all of them together."""
+    known = network.metadata.get("prior") or {}
+    shares = [known[survey]] if survey in known else list(known.values())
+    names = dict.fromkeys(name for each in shares for name in each)
+    return {name: sum(float(each.get(name, 0)) for each in shares) / len(shares) for name in names}
 
 
 def _judged(mean: Tensor, reference: Reference, network: Network) -> np.ndarray:
@@ -118,9 +169,9 @@ def _judged(mean: Tensor, reference: Reference, network: Network) -> np.ndarray:
     return flags
 
 
-def _empty(network: Network, cutouts: Cutouts) -> Prediction:
+def _empty(network: Network, cutouts: Cutouts, turns: int, points: Tensor | None) -> Prediction:
     """A prediction of nothing."""
-    dim = len(turn_internal(0))
+    dim = len(INTERNAL_NAMES)
     zero = torch.zeros(0)
     return Prediction(
         torch.zeros(0, dim, dtype=torch.float64),
@@ -130,4 +181,6 @@ def _empty(network: Network, cutouts: Cutouts) -> Prediction:
         cutouts.flags,
         cutouts.survey,
         str(network.metadata["backbone"]["name"]),
+        draws=None if points is None else torch.zeros(0, turns * len(points), dim),
+        prior=_prior(network, cutouts.survey.name),
     )

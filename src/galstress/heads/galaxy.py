@@ -238,7 +238,7 @@ class GalaxyHead(nn.Module):
 
     def _gaussian(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and lower-triangular factor of the precision, in standard units."""
-        mean, packed = raw[:, :_DIM], raw[:, _DIM:]
+        mean, packed = raw[:, :_DIM], raw[:, _DIM : _DIM + len(self._rows)]
         factor = raw.new_zeros(len(raw), _DIM, _DIM)
         factor[:, self._rows, self._columns] = packed
         diagonal = torch.diagonal(factor, dim1=-2, dim2=-1)

@@ -104,7 +104,7 @@ class Foveal(nn.Module):
         super().__init__()
         self.width, self.blocks = width, blocks
         channels = [len(_BINS), *(max(8, 8 * round(width * c / 8)) for c in (24, 48, 96))]
-        count = len(_GROWTH_RADII) + len(_PSF_RADII) + 9
+        count = len(_GROWTH_RADII) + len(_PSF_RADII) + 10
         condition = 64
         self.embed = nn.Sequential(nn.Linear(count, condition), nn.SiLU(), nn.Linear(condition, condition), nn.SiLU())
         self.stages = nn.ModuleDict(
@@ -151,7 +151,8 @@ class Foveal(nn.Module):
         numbers, flux, size = _measure(field)
         electrons = torch.log(rms * cutouts.survey.electrons_per_unit) / 4 - 1
         correlation = torch.full_like(rms, cutouts.survey.noise_correlation_fwhm_px)
-        numbers = torch.cat([numbers, _psf_numbers(cutouts), torch.stack([electrons, correlation], 1)], 1)
+        scale = torch.full_like(rms, math.log(cutouts.survey.pixel_scale_arcsec) + 2)
+        numbers = torch.cat([numbers, _psf_numbers(cutouts), torch.stack([electrons, correlation, scale], 1)], 1)
         return FovealInputs(torch.asinh(views / noise), numbers, Reference(flux, size, centre, rms))
 
 

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError, UnknownNameError
-from galstress.heads import GalaxyHead
+from galstress.heads import FlowHead, GalaxyHead
 from galstress.networks.foveal import Foveal
 
 __all__ = ["BACKBONES", "HEADS", "Network", "available_networks"]
 
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {"foveal": Foveal}
 """Backbones by name: one line adds one to the command line."""
-HEADS: Mapping[str, Callable[..., nn.Module]] = {"galaxy": GalaxyHead}
+HEADS: Mapping[str, Callable[..., nn.Module]] = {"galaxy": GalaxyHead, "flow": FlowHead}
 """Heads by name."""
 
 

@@ -7,8 +7,18 @@ bins of the truth; every error stands beside the error of guessing the prior's m
 
 from galstress.scores.accuracy import accuracy_table
 from galstress.scores.bins import Bins, equal_bins, predicted_bins
+from galstress.scores.calibration import coverage_curve, probability_integral_transform, rank_uniformity
 from galstress.scores.coverage import count_covered, coverage_table, place_among_quantiles, place_among_samples
+from galstress.scores.credibility import TarpCurve, tarp
 from galstress.scores.posterior import Posterior, errors, guess_the_median, is_ratio, truth_values
+from galstress.scores.recalibration import (
+    apply_temperature,
+    conformal_interval,
+    fit_conformal,
+    fit_conformal_bins,
+    fit_temperature,
+    margins_in_bins,
+)
 from galstress.scores.statistics import (
     Interval,
     bias,
@@ -23,21 +33,32 @@ __all__ = [
     "Bins",
     "Interval",
     "Posterior",
+    "TarpCurve",
     "accuracy_table",
+    "apply_temperature",
     "bias",
     "bootstrap",
+    "conformal_interval",
     "count_covered",
+    "coverage_curve",
     "coverage_table",
     "equal_bins",
     "error_68",
     "errors",
+    "fit_conformal",
+    "fit_conformal_bins",
+    "fit_temperature",
     "guess_the_median",
     "is_ratio",
+    "margins_in_bins",
     "outlier_fraction",
     "place_among_quantiles",
     "place_among_samples",
     "predicted_bins",
+    "probability_integral_transform",
+    "rank_uniformity",
     "rms",
     "scatter",
+    "tarp",
     "truth_values",
 ]

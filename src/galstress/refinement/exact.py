@@ -1,0 +1,244 @@
+"""The exact posterior of each galaxy: climb to the maxima, then importance sampling around them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from galstress.cutouts import Cutouts, Flag
+from galstress.heads import Prediction, Reference, from_internal
+from galstress.likelihood import Likelihood
+from galstress.refinement.coordinates import from_natural, to_natural
+from galstress.refinement.fitting import Maximum, climb
+from galstress.refinement.priors import BEYOND, EDGE, SHARE, Normal, Prior
+from galstress.refinement.sampling import Proposal, Samples, propose, sample_posterior
+
+__all__ = ["SKY_SIGMA", "Starts", "sample_exactly"]
+
+SKY_SIGMA = 0.02
+"""How well the sky is taken to be subtracted, in rms of one pixel: as the training galaxies have it."""
+DRAWS = 512
+"""Draws kept of each posterior."""
+_ENOUGH = 200.0
+"""Effective samples below which a third round follows."""
+_MORE = (192, 448, 1024)
+_FEW = 100.0
+_BLOCK = 16
+_POINTS = 4_000_000
+_HOPELESS = 40.0
+_UNUSABLE = Flag.UNREADABLE | Flag.ALL_MASKED | Flag.TOO_SMALL
+
+
+@dataclasses.dataclass(frozen=True)
+class Starts:
+    """Where N posteriors are looked for."""
+
+    reference: Reference
+    """Of the internal coordinates, float64."""
+    internal: Tensor
+    """(S, N, 12) internal coordinates to start from; each kind of galaxy takes the best of them."""
+    draws: Tensor | None
+    """(N, S, 12) draws of a network's posterior, or None."""
+
+    def select(self, rows: Tensor) -> Starts:
+        """The galaxies at ``rows``."""
+        draws = None if self.draws is None else self.draws[rows]
+        return Starts(self.reference.select(rows), self.internal[:, rows], draws)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What one block of galaxies gave."""
+
+    draws: Tensor
+    effective: Tensor
+    chi_square: Tensor
+    ln_evidence: Tensor
+
+
+def sample_exactly(
+    cutouts: Cutouts,
+    starts: Starts,
+    prior: Prior,
+    *,
+    flags: np.ndarray,
+    name: str,
+    seed: int,
+    progress: bool = False,
+) -> Prediction:
+    """Posteriors of disk + bulge + sky given the pixels, under a prior.
+
+    Arguments:
+        cutouts: N images.
+        starts: Of the same N.
+        prior: Over the internal coordinates.
+        flags: (N,) flags so far; unusable objects keep their row and hold NaN.
+        name: Who says so, for the record.
+        seed: Of the samples.
+        progress: Show a bar with the time left.
+
+    Returns:
+        Prediction with 512 draws a galaxy. Memory does not grow with N but for these.
+    """
+    count = len(cutouts)
+    flags = flags.copy()
+    result = torch.full((count, DRAWS, starts.internal.shape[-1]), math.nan)
+    checks = {key: np.full(count, np.nan) for key in ("effective_samples", "chi_square", "ln_evidence")}
+    good = torch.as_tensor(np.flatnonzero((flags & int(_UNUSABLE)) == 0))
+    blocks = good.split(_BLOCK) if len(good) else []
+    for number, rows in enumerate(track(blocks, "sampling", disable=not progress, transient=True)):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        found = _sample_block(cutouts.select(rows.numpy()), starts.select(rows), prior, generator)
+        result[rows] = found.draws.float()
+        at = rows.numpy()
+        checks["effective_samples"][at] = found.effective.numpy()
+        checks["chi_square"][at] = found.chi_square.numpy()
+        checks["ln_evidence"][at] = found.ln_evidence.numpy()
+        pixels = Likelihood.of(cutouts.select(rows.numpy())).pixels.numpy()
+        flags[at] |= _judged(found, pixels)
+    draws = result.double()
+    mean = draws.mean(1)
+    off = draws - mean[:, None]
+    return Prediction(
+        mean,
+        off.mT @ off / DRAWS,
+        dataclasses.replace(starts.reference, **{k: getattr(starts.reference, k).float() for k in _MEASURED}),
+        cutouts.object_id,
+        flags,
+        cutouts.survey,
+        name,
+        draws=result,
+        **checks,
+    )
+
+
+_MEASURED = ("flux", "size_px", "sky_rms")
+
+
+def _judged(found: _Found, pixels: np.ndarray) -> np.ndarray:
+    """Flags of a block: too few effective samples, or a chi-square that noise cannot explain."""
+    flags = np.zeros(len(pixels), np.int64)
+    flags[~(found.effective.numpy() >= _FEW)] |= int(Flag.FEW_SAMPLES)
+    # five sigma of a chi-square, and a variance that may be known to a few per cent only
+    worst = 1 + np.maximum(5 * np.sqrt(2 / np.maximum(pixels, 1)), 0.1)
+    flags[~(found.chi_square.numpy() <= worst)] |= int(Flag.BAD_FIT)
+    return flags
+
+
+def _sample_block(cutouts: Cutouts, starts: Starts, prior: Prior, generator: torch.Generator) -> _Found:
+    """A block of usable galaxies."""
+    likelihood = Likelihood.of(cutouts, sky_sigma=SKY_SIGMA)
+    maxima = _climb_all(likelihood, starts, prior.stand_ins(cutouts.survey))
+    best = torch.stack([m.ln_evidence for m in maxima]).argmax(0)
+    at_best = torch.stack([m.natural for m in maxima])[best, torch.arange(len(best))]
+    target = _Target(likelihood, starts.reference, prior, cutouts, at_best)
+    draws = None if starts.draws is None else to_natural(starts.draws)
+    proposal = propose(maxima, draws)
+    samples = sample_posterior(target, proposal, generator)
+    rows = torch.nonzero(~(samples.effective >= _ENOUGH))[:, 0]
+    found = _summarised(samples, target, generator)
+    if len(rows):
+        again = sample_posterior(target.select(rows), _select(proposal, rows), generator, _MORE)
+        better = _summarised(again, target.select(rows), generator)
+        for field in dataclasses.fields(found):
+            getattr(found, field.name)[rows] = getattr(better, field.name)
+    return found
+
+
+def _summarised(samples: Samples, target: _Target, generator: torch.Generator) -> _Found:
+    """Draws of equal weight in internal coordinates, and what the samples say of themselves."""
+    usable = torch.isfinite(samples.ln_weight).any(0)
+    points = samples.resample(DRAWS, generator)
+    internal, _ = from_natural(points)
+    internal[~usable] = math.nan
+    galaxies, _ = from_internal(from_natural(samples.best)[0], target.reference)
+    likelihood = target.likelihood
+    chi_square = likelihood.chi_square(galaxies) / (likelihood.pixels - points.shape[-1]).clamp_min(1)
+    effective = torch.where(usable, samples.effective, 0.0)
+    return _Found(internal, effective, chi_square, samples.ln_evidence)
+
+
+def _select(proposal: Proposal, rows: Tensor) -> Proposal:
+    """The proposals of some galaxies."""
+    kept = {f.name: getattr(proposal, f.name) for f in dataclasses.fields(proposal)}
+    return Proposal(**{name: None if value is None else value[rows] for name, value in kept.items()})
+
+
+class _Target:
+    """Likelihood times prior times volume element, of natural coordinates; large batches are cut up."""
+
+    def __init__(
+        self, likelihood: Likelihood, reference: Reference, prior: Prior, cutouts: Cutouts, at: Tensor
+    ) -> None:
+        self.likelihood, self.reference, self.prior, self.cutouts, self.at = likelihood, reference, prior, cutouts, at
+        galaxies, _ = from_internal(from_natural(at)[0], reference)
+        self.near = prior.near(galaxies, cutouts.survey)
+
+    def select(self, rows: Tensor) -> _Target:
+        """The target of some galaxies."""
+        return _Target(
+            self.likelihood.select(rows), self.reference.select(rows), self.prior, self.cutouts, self.at[rows]
+        )
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """(n, N) log-density of (n, N, 12) points."""
+        internal, ln_volume = from_natural(points)
+        value = self.prior.log_prob(internal, self.reference, self.cutouts.survey, self.near) + ln_volume
+        inside = torch.isfinite(value)
+        # galaxy by galaxy, and only where the prior allows it
+        rows, places = torch.nonzero(inside.T, as_tuple=True)
+        size = max(64, _POINTS // self.likelihood.images[0].numel())
+        for start in range(0, len(rows), size):
+            row, place = rows[start : start + size], places[start : start + size]
+            galaxies, _ = from_internal(internal[place, row], self.reference.select(row))
+            value[place, row] += self.likelihood.log_prob(galaxies, row)
+        return torch.where(torch.isfinite(value), value, -math.inf)
+
+
+def _climb_all(likelihood: Likelihood, starts: Starts, normals: tuple[Normal, ...]) -> list[Maximum]:
+    """The best maximum of each kind, over the starts."""
+    maxima: list[Maximum] = []
+    natural = to_natural(starts.internal)
+    for kind, normal in enumerate(normals):
+        here = natural.clone()
+        if kind:
+            here[..., SHARE] = (EDGE + BEYOND) * (-1 if kind == 1 else 1)
+        else:
+            here[..., SHARE] = here[..., SHARE].clamp(-3.0, 3.0)
+        found = [_climb_kind(likelihood, start, starts.reference, normal, maxima) for start in here]
+        maxima.append(_best_of(found))
+    return maxima
+
+
+def _climb_kind(
+    likelihood: Likelihood, start: Tensor, reference: Reference, normal: Normal, before: list[Maximum]
+) -> Maximum:
+    """A climb of one kind, left out for galaxies whose B/T the climb before excludes from it by far."""
+    if not before:
+        return climb(likelihood, start, reference, normal)
+    mixed = before[0]
+    sigma = torch.linalg.inv(mixed.precision)[:, SHARE, SHARE].sqrt()
+    off = (start[:, SHARE].sign() * EDGE - mixed.natural[:, SHARE]) / sigma
+    rows = torch.nonzero(0.5 * off**2 < _HOPELESS)[:, 0]
+    natural = start.clone()
+    matrix = mixed.precision.clone()
+    ln_prob, tried = torch.full_like(sigma, -math.inf), torch.zeros_like(mixed.iterations)
+    if len(rows):
+        found = climb(likelihood.select(rows), start[rows], reference.select(rows), normal)
+        natural[rows], matrix[rows] = found.natural, found.precision
+        ln_prob[rows], tried[rows] = found.ln_prob, found.iterations
+    return Maximum(natural, matrix, ln_prob, tried)
+
+
+def _best_of(maxima: list[Maximum]) -> Maximum:
+    """Galaxy by galaxy, the maximum with the largest evidence."""
+    best = torch.nan_to_num(torch.stack([m.ln_evidence for m in maxima]), nan=-math.inf).argmax(0)
+    rows = torch.arange(len(best))
+    return Maximum(
+        **{f.name: torch.stack([getattr(m, f.name) for m in maxima])[best, rows] for f in dataclasses.fields(Maximum)}
+    )
