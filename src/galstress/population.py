@@ -40,6 +40,8 @@ _LN_INDEX = (math.log(0.5), math.log(6.0))
 _RATIO = (math.log(0.35), 0.4)
 _Q_MIN = 0.06
 _TURN = math.radians(10)
+_AT_ONCE = 2_000_000
+"""Kernels evaluated together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +61,6 @@ class Population:
     """(K, 4) AB magnitude, ln half-light radius in arcsec, Sersic index, logit of the axis ratio."""
     closest: float = 1.0
     """Largest factor s by which a galaxy is brought closer; s is log-uniform from 1."""
-    kernel_scale: float = 1.0
-    """Width of the kernels of magnitude and radius, in units of the usual ones."""
 
     def sample(self, count: int, generator: torch.Generator) -> Galaxies:
         """Draw galaxies.
@@ -83,8 +83,8 @@ class Population:
 
         rows = table[torch.randint(len(table), (count,), generator=generator, device=device)]
         index = rows[:, 2]
-        magnitude = rows[:, 0] + self.kernel_scale * _KERNEL["mag"] * normal()
-        ln_radius = rows[:, 1] + self.kernel_scale * _KERNEL["ln_radius"] * normal()
+        magnitude = rows[:, 0] + _KERNEL["mag"] * normal()
+        ln_radius = rows[:, 1] + _KERNEL["ln_radius"] * normal()
         ratio = _Q_MIN + (1 - _Q_MIN) * torch.sigmoid(rows[:, 3] + _KERNEL["logit_q"] * normal())
         closer = uniform() * math.log(self.closest)
         choice = uniform()
@@ -109,12 +109,11 @@ class Population:
         scale = torch.exp(ln_radius + closer) / half_light_radius(galaxies)
         return dataclasses.replace(galaxies, radius=galaxies.radius * scale[:, None])
 
-    def log_prob(self, galaxies: Galaxies, rows: Tensor | None = None, ln_radius: Tensor | None = None) -> Tensor:
+    def log_prob(self, galaxies: Galaxies, ln_radius: Tensor | None = None) -> Tensor:
         """Logarithm of the density of galaxies under the population.
 
         Arguments:
             galaxies: (N,) with flux in nJy and radii in arcsec; the centre is not looked at.
-            rows: (N, K) rows of the table that count for each galaxy, from :meth:`nearest_rows`; all by default.
             ln_radius: (N,) ln of the whole half-light radius in arcsec, where the caller knows it already.
 
         Returns:
@@ -122,78 +121,41 @@ class Population:
             component, axis ratio of each, angle of each in radians, and B/T; where B/T is exactly 0 or 1 it is the
             probability of that atom. Minus infinity outside the support. Differentiable.
         """
-        size = max(1, 500_000 // (len(self.table) if rows is None else rows.shape[1]))
-        ln_radius = torch.log(half_light_radius(galaxies)) if ln_radius is None else ln_radius
-        parts = [
-            self._log_prob(galaxies.select(at), None if rows is None else rows[at], ln_radius[at])
-            for at in (slice(i, i + size) for i in range(0, len(galaxies), size))
-        ]
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
-
-    def nearest_rows(self, galaxies: Galaxies, count: int) -> Tensor:
-        """The ``count`` rows of the table that lie nearest to each galaxy in magnitude, radius and axis ratio.
-
-        Arguments:
-            galaxies: (N,) with flux in nJy and radii in arcsec.
-            count: Rows a galaxy; a few hundred hold all but 1e-3 of the density where galaxies are common.
-
-        Returns:
-            (N, count) indices; the kernel is taken three times as wide, so that they serve a neighbourhood.
-        """
-        table = self.table.to(galaxies.flux.device, torch.float64)
-        count = min(count, len(table))
-        wide = dataclasses.replace(self, kernel_scale=3 * self.kernel_scale)
-        chosen = []
-        for start in range(0, len(galaxies), 256):
-            part = galaxies.select(slice(start, start + 256)).to(dtype=torch.float64)
-            logit = torch.logit(_unit_ratio(part.axis_ratio[:, 0]))[:, None]
-            density = wide._ln_magnitude_radius(part.flux, torch.log(half_light_radius(part)), table)
-            density = density + _ln_normal(logit, table[..., 3], 3 * self.kernel_scale * _KERNEL["logit_q"])
-            chosen.append(density.topk(count, -1).indices)
-        return torch.cat(chosen) if chosen else torch.zeros(0, count, dtype=torch.long)
-
-    def _log_prob(self, galaxies: Galaxies, rows: Tensor | None, ln_radius: Tensor) -> Tensor:
-        """Sum over rows of the table, a chunk of galaxies at a time."""
         galaxies = galaxies.to(dtype=torch.float64)
-        table = self.table.to(galaxies.flux.device, torch.float64)
-        near = table if rows is None else table[rows]
-        ln_n = torch.log(galaxies.sersic_index)
-        q_disk, q_bulge = galaxies.axis_ratio.unbind(-1)
-        inside = (q_disk > _Q_MIN) & (q_disk <= 1) & (q_bulge >= q_disk) & (q_bulge <= 1)
-        inside &= ((ln_n >= _LN_INDEX[0] - 1e-5) & (ln_n <= _LN_INDEX[1] + 1e-5)).all(-1)
-        shared = _ln_normal(torch.log(galaxies.radius[:, 1] / galaxies.radius[:, 0]), *_RATIO)
-        turn = torch.remainder(galaxies.angle[:, 1] - galaxies.angle[:, 0] + math.pi / 2, math.pi) - math.pi / 2
-        shared = shared + _ln_normal(turn, 0.0, _TURN) - math.log(math.pi)
-        shared = shared - torch.log(q_bulge * -torch.log(q_disk.clamp_max(1 - 1e-9)))  # s = ln q_b / ln q_d is uniform
-        unit = _unit_ratio(q_disk)
-        per_row = _ln_normal(torch.logit(unit)[:, None], near[..., 3], _KERNEL["logit_q"])
-        per_row = per_row - torch.log(unit * (1 - unit) * (1 - _Q_MIN))[:, None]
-        per_row = per_row + _ln_structure(galaxies.bulge_to_total, ln_n, near[..., 2])
-        per_row = per_row + self._ln_magnitude_radius(galaxies.flux, ln_radius.double(), near)
-        value = torch.logsumexp(per_row, -1) - math.log(len(table)) + shared
-        return torch.where(inside, value, -math.inf)
+        ln_radius = torch.log(half_light_radius(galaxies)) if ln_radius is None else ln_radius.double()
+        features = _features(galaxies, ln_radius, self.closest > 1)
+        kernels = self._rows.to(features)
+        size = max(1, _AT_ONCE // len(self.table))
+        parts = [self._sum_kernels(rows, kernels) for rows in features.split(size)]
+        value = torch.cat(parts) if parts else features.new_zeros(0)
+        return value + _ln_shared(galaxies)
 
-    def _ln_magnitude_radius(self, flux: Tensor, ln_radius: Tensor, table: Tensor) -> Tensor:
-        """(N, K) log-density of magnitude and ln radius about each row, averaged over s in closed form.
+    @functools.cached_property
+    def _rows(self) -> Tensor:
+        """The table's side of the kernels."""
+        return _kernels(self.table, self.closest)
+
+    def _sum_kernels(self, features: Tensor, kernels: Tensor) -> Tensor:
+        """(N,) logarithm of the mean over the table's rows of products of normal kernels."""
+        # single precision will do for the sum: its largest terms are of order 1
+        each = (features[:, :-1] @ kernels[:, :-1].T).float()
+        if self.closest > 1:
+            each = each + self._ln_share_of_line((features[:, -1:] - kernels[:, -1]).float())
+        return torch.logsumexp(each, -1).double() - math.log(len(kernels))
+
+    def _ln_share_of_line(self, middle: Tensor) -> Tensor:
+        """Logarithm of the share, in s, of kernels about ``middle`` between no approach and the closest.
 
         Along s a galaxy moves on a straight line in magnitude and ln radius, so the product of both normal kernels
-        is a normal one in s, and the average over s a difference of two error functions.
+        is a normal one in s, and the average over s a difference of two error functions; their product is the same
+        to far below rounding, as the line is tens of widths long.
         """
-        sigma_mag, sigma_radius = (self.kernel_scale * _KERNEL[name] for name in ("mag", "ln_radius"))
-        mag = (31.4 - 2.5 * torch.log10(flux))[:, None] - table[..., 0]
-        radius = ln_radius[:, None] - table[..., 1]
-        if self.closest == 1:
-            return _ln_normal(mag, 0.0, sigma_mag) + _ln_normal(radius, 0.0, sigma_radius)
-        slope, reach = 5 / math.log(10), math.log(self.closest)
-        a = (slope / sigma_mag) ** 2 + 1 / sigma_radius**2
-        middle = (radius / sigma_radius**2 - mag * slope / sigma_mag**2) / a
-        rest = (mag / sigma_mag) ** 2 + (radius / sigma_radius) ** 2 - a * middle**2
-        low, high = -middle * math.sqrt(a), (reach - middle) * math.sqrt(a)
-        flip = low > 0  # in the upper tail the difference is taken of the lower tails, which do not round to 1
-        low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
-        share = (torch.special.ndtr(high) - torch.special.ndtr(low)).clamp_min(1e-300)
-        scale = math.log(sigma_mag * sigma_radius * reach * math.sqrt(2 * math.pi * a))
-        return torch.log(share) - rest / 2 - scale
+        width, reach = _along_line()[0], math.log(self.closest)
+        value = torch.zeros((), dtype=middle.dtype, device=middle.device)
+        for away, nearest in ((middle, middle.amin()), (reach - middle, reach - middle.amax())):
+            if float(nearest.detach()) < 6 * width:
+                value = value + _ln_half_erfc(away * (-math.sqrt(0.5) / width))
+        return value
 
 
 def available_populations() -> tuple[str, ...]:
@@ -240,20 +202,100 @@ def _truncated_normal(centre: Tensor, sigma: Tensor, uniform: Tensor) -> Tensor:
     return (centre + sigma * torch.special.ndtri(place)).clamp(*_LN_INDEX)
 
 
-def _ln_structure(share: Tensor, ln_n: Tensor, fitted: Tensor) -> Tensor:
-    """(N, K) log-probability of B/T and both indices, given the fitted index of each row."""
+def _ln_half_erfc(x: Tensor) -> Tensor:
+    """Logarithm of erfc(x) / 2: what ``log_ndtr`` says, at a third of its time, to 1e-2 beyond 5 and 1e-6 before."""
+    tail = -(x**2) - torch.log(x.clamp_min(5.0)) - math.log(2 * math.sqrt(math.pi))
+    return torch.where(x < 5.0, torch.log(torch.erfc(x.clamp_max(5.0)) / 2), tail)
+
+
+def _along_line() -> tuple[float, float, float]:
+    """Of the kernels of magnitude and ln radius along s: width, and weights of ln radius and magnitude in its middle."""
+    slope = 5 / math.log(10)
+    a = (slope / _KERNEL["mag"]) ** 2 + 1 / _KERNEL["ln_radius"] ** 2
+    return a**-0.5, 1 / _KERNEL["ln_radius"] ** 2 / a, -slope / _KERNEL["mag"] ** 2 / a
+
+
+def _features(galaxies: Galaxies, ln_radius: Tensor, is_line: bool) -> Tensor:
+    """(N, F) numbers whose product with those of a row of the table is the logarithm of the row's kernel.
+
+    Squares, values and ones of the normal variables, each where the galaxy's kind has it: (magnitude and ln radius, or
+    what is left of them across the line of s), logit of the axis ratio, logit of B/T (mixed), ln n (pure ones). The
+    last is the place along the line.
+    """
+    magnitude = 31.4 - 2.5 * torch.log10(galaxies.flux)
+    share, ln_n = galaxies.bulge_to_total, torch.log(galaxies.sersic_index)
+    logit_q = torch.logit(_unit_ratio(galaxies.axis_ratio[:, 0]))
+    logit_b = torch.logit(share.clamp(1e-12, 1 - 1e-12))
+    disk, bulge = (share == 0).double(), (share == 1).double()
+    mixed = 1 - disk - bulge
+    _, of_radius, of_magnitude = _along_line()
+    slope = 5 / math.log(10)
+    across = [magnitude + slope * ln_radius] if is_line else [magnitude, ln_radius]
+    columns = [column for value in (*across, logit_q) for column in (value**2, value)]
+    for value, is_kind in ((logit_b, mixed), (ln_n[:, 0], disk), (ln_n[:, 1], bulge)):
+        columns += [value**2 * is_kind, value * is_kind, is_kind]
+    return torch.stack([*columns, of_radius * ln_radius + of_magnitude * magnitude], -1)
+
+
+def _kernels(table: Tensor, closest: float) -> Tensor:
+    """(K, F) the rows' side of :func:`_features`."""
+    magnitude, ln_radius, fitted, logit_q = table.double().unbind(-1)
+    _, of_radius, of_magnitude = _along_line()
+    slope = 5 / math.log(10)
+    columns: list[Tensor] = []
+    constant = torch.zeros_like(fitted)
+    if closest > 1:
+        sigma = math.hypot(_KERNEL["mag"], slope * _KERNEL["ln_radius"])
+        across = [(magnitude + slope * ln_radius, sigma)]
+        constant = constant - math.log(math.log(closest))
+    else:
+        across = [(magnitude, _KERNEL["mag"]), (ln_radius, _KERNEL["ln_radius"])]
+    for centre, sigma in (*across, (logit_q, _KERNEL["logit_q"])):
+        square, linear, rest = _square_of_normal(centre, sigma)
+        columns += [square, linear]
+        constant = constant + rest
+    ln_fitted = torch.log(fitted).clamp(*_LN_INDEX)
     p_disk, p_bulge = _pure_shares(fitted)
-    logit = torch.logit(share.clamp(1e-12, 1 - 1e-12))
-    mixed = _ln_normal(logit[:, None], 2 * torch.log(fitted / 2.2), 1.0)
-    mixed = mixed - torch.log((share * (1 - share)).clamp_min(1e-24))[:, None] + torch.log(1 - p_disk - p_bulge)
-    pure_disk, pure_bulge = (share == 0)[:, None], (share == 1)[:, None]
-    value = torch.where(pure_disk, torch.log(p_disk), torch.where(pure_bulge, torch.log(p_bulge), mixed))
-    for place, (typical, width, pure) in enumerate(((0.0, 0.15, pure_disk), (math.log(3.5), 0.3, pure_bulge))):
-        centre = torch.where(pure, torch.log(fitted).clamp(*_LN_INDEX), typical)
-        sigma = torch.where(pure, 0.05, width)
-        kept = torch.special.ndtr((_LN_INDEX[1] - centre) / sigma) - torch.special.ndtr((_LN_INDEX[0] - centre) / sigma)
-        value = value + _ln_normal(ln_n[:, place, None], centre, sigma) - torch.log(kept)
-    return value
+    square, linear, rest = _square_of_normal(2 * torch.log(fitted / 2.2), 1.0)
+    columns += [square, linear, constant + rest + torch.log(1 - p_disk - p_bulge)]
+    kept = torch.log(_kept_share(ln_fitted, 0.05))
+    for probability in (p_disk, p_bulge):
+        square, linear, rest = _square_of_normal(ln_fitted, 0.05)
+        columns += [square, linear, constant + rest + torch.log(probability) - kept]
+    return torch.stack([*columns, of_radius * ln_radius + of_magnitude * magnitude], -1)
+
+
+def _square_of_normal(centre: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Coefficients of x^2, x and 1 in the log-density of a normal distribution."""
+    one = torch.ones_like(centre)
+    rest = -0.5 * (centre / sigma) ** 2 - math.log(sigma * math.sqrt(2 * math.pi))
+    return -0.5 / sigma**2 * one, centre / sigma**2, rest
+
+
+def _kept_share(centre: Tensor, sigma: float) -> Tensor:
+    """Share of a normal distribution of ln n inside the allowed range."""
+    low, high = ((edge - centre) / sigma for edge in _LN_INDEX)
+    return torch.special.ndtr(high) - torch.special.ndtr(low)
+
+
+def _ln_shared(galaxies: Galaxies) -> Tensor:
+    """(N,) the part of the log-density that no row of the table changes; minus infinity outside the support."""
+    share, ln_n = galaxies.bulge_to_total, torch.log(galaxies.sersic_index)
+    q_disk, q_bulge = galaxies.axis_ratio.unbind(-1)
+    inside = (q_disk > _Q_MIN) & (q_disk <= 1) & (q_bulge >= q_disk) & (q_bulge <= 1)
+    inside &= ((ln_n >= _LN_INDEX[0] - 1e-5) & (ln_n <= _LN_INDEX[1] + 1e-5)).all(-1)
+    value = _ln_normal(torch.log(galaxies.radius[:, 1] / galaxies.radius[:, 0]), *_RATIO)
+    turn = torch.remainder(galaxies.angle[:, 1] - galaxies.angle[:, 0] + math.pi / 2, math.pi) - math.pi / 2
+    value = value + _ln_normal(turn, 0.0, _TURN) - math.log(math.pi)
+    value = value - torch.log(q_bulge * -torch.log(q_disk.clamp_max(1 - 1e-9)))  # s = ln q_b / ln q_d is uniform
+    unit = _unit_ratio(q_disk)
+    value = value - torch.log(unit * (1 - unit) * (1 - _Q_MIN))
+    mixed = (share > 0) & (share < 1)
+    value = value - torch.where(mixed, torch.log((share * (1 - share)).clamp_min(1e-24)), 0.0)
+    for place, (centre, sigma, pure) in enumerate(((0.0, 0.15, share == 0), (math.log(3.5), 0.3, share == 1))):
+        kept = torch.log(_kept_share(torch.tensor(centre, dtype=torch.float64), sigma))
+        value = value + torch.where(pure, 0.0, _ln_normal(ln_n[:, place], centre, sigma) - kept)
+    return torch.where(inside, value, -math.inf)
 
 
 def _unit_ratio(axis_ratio: Tensor) -> Tensor:

@@ -46,6 +46,8 @@ class Recipe:
     """Name and arguments of the backbone."""
     schedule: Schedule
     """Steps and rates."""
+    head: str = "flow"
+    """Name of the head."""
     per_survey: int = 32
     """Galaxies of each survey in a step."""
     block: int = 256
@@ -96,7 +98,7 @@ class Recipe:
         schedule = dataclasses.replace(self.schedule, steps=steps or self.schedule.steps)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = Network.build(self.backbone["name"], **_settings(self.backbone)).to(device)
+            network = Network.build(self.backbone["name"], self.head, **_settings(self.backbone)).to(device)
 
         def draw(step: int) -> list[Cutouts]:
             return self.draw(step, seed=seed, device=device)
@@ -198,7 +200,7 @@ RECIPES: dict[str, Recipe] = {
             "euclid-vis": (96, 128, 128, 192),
         },
         backbone={"name": "foveal", "width": 1.333},
-        schedule=Schedule(steps=9500),
+        schedule=Schedule(steps=13_800),
     ),
 }
 """Recipes by name; one entry adds one to the command line."""

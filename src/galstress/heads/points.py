@@ -27,7 +27,8 @@ def moment_points(count: int = 512) -> Tensor:
         count: A multiple of 16.
 
     Returns:
-        (count, 12) float64 whose covariance is the identity, from 192 points on (below, variances only are 1). A coordinate that no turn changes (flux, B/T, radius)
+        (count, 12) float64 whose covariance is the identity, from 192 points on (below, variances only are 1). A
+        coordinate that no turn changes (flux, B/T, radius)
         takes count / 8 values only: good for moments, too coarse for quantiles.
 
     Raises:

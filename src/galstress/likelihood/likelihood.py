@@ -137,7 +137,15 @@ class Likelihood:
         """
         at = torch.arange(len(self), device=self.images.device) if rows is None else rows
         model = self._render(galaxies, at, tolerance)
-        return self._whitened((self.images[at] - model) * self.weight[at]) * self.kept[at]
+        if rows is None:
+            return self._whitened((self.images - model) * self.weight) * self.kept
+        # image by image and in place: the pixels are not copied for each of the many models of one image
+        for image, first, last in _runs(at):
+            part = model[first:last]
+            part.neg_().add_(self.images[image]).mul_(self.weight[image])
+            if self.kernel is not None:
+                part.copy_(self._whitened(part)).mul_(self.kept[image])
+        return model
 
     def log_prob(self, galaxies: Galaxies, rows: Tensor | None = None) -> Tensor:
         """(M,) log-likelihood, the sky integrated out (or at its best where its prior is flat).
@@ -187,18 +195,22 @@ class Likelihood:
         if len(self.psf) == 1 or len(galaxies) == len(self):
             psf = self.psf if len(self.psf) == 1 else self.psf[rows]
             return render(galaxies, psf, self.psf_oversampling, stamp_px, tolerance=tolerance)
-        images, counts = rows.unique_consecutive(return_counts=True)
-        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).tolist()
         parts = []
-        for image, first, last in zip(images.tolist(), starts[:-1], starts[1:], strict=True):
-            own = galaxies.select(slice(first, last))
-            own_psf = self.psf[image : image + 1]
-            parts.append(render(own, own_psf, self.psf_oversampling, stamp_px, tolerance=tolerance))
+        for image, first, last in _runs(rows):
+            own, psf = galaxies.select(slice(first, last)), self.psf[image : image + 1]
+            parts.append(render(own, psf, self.psf_oversampling, stamp_px, tolerance=tolerance))
         return torch.cat(parts)
 
     def _whitened(self, scaled: Tensor) -> Tensor:
         """White noise of pixels in units of their standard deviation."""
         return scaled if self.kernel is None else whiten(scaled, self.kernel)
+
+
+def _runs(rows: Tensor) -> list[tuple[int, int, int]]:
+    """Each image in ascending ``rows``, with the first of its galaxies and the one past its last."""
+    images, counts = rows.unique_consecutive(return_counts=True)
+    ends = counts.cumsum(0)
+    return list(zip(images.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True))
 
 
 def _counting(ignored: Tensor, kernel: Tensor | None) -> tuple[Tensor, float]:

@@ -60,5 +60,6 @@ def whiten(noise: Tensor, kernel: Tensor) -> Tensor:
         kernel: From :func:`innovation_kernel`.
     """
     reach = kernel.shape[0] - 1
-    flat = nn.functional.pad(noise.reshape(-1, 1, *noise.shape[-2:]), (reach, reach, reach, 0))
-    return nn.functional.conv2d(flat, kernel.to(noise)[None, None]).view(noise.shape)
+    # single precision is ample for units of sigma, and its convolutions are ten times faster
+    flat = nn.functional.pad(noise.reshape(-1, 1, *noise.shape[-2:]).float(), (reach, reach, reach, 0))
+    return nn.functional.conv2d(flat, kernel.to(flat)[None, None]).to(noise).view(noise.shape)

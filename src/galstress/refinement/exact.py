@@ -16,7 +16,8 @@ from galstress.likelihood import Likelihood
 from galstress.refinement.coordinates import from_natural, to_natural
 from galstress.refinement.fitting import Maximum, climb
 from galstress.refinement.priors import BEYOND, EDGE, SHARE, Normal, Prior
-from galstress.refinement.sampling import Proposal, Samples, propose, sample_posterior
+from galstress.refinement.sampling import Samples, add_round, propose, sample_posterior
+from galstress.survey import Survey
 
 __all__ = ["SKY_SIGMA", "Starts", "sample_exactly"]
 
@@ -24,9 +25,10 @@ SKY_SIGMA = 0.02
 """How well the sky is taken to be subtracted, in rms of one pixel: as the training galaxies have it."""
 DRAWS = 512
 """Draws kept of each posterior."""
-_ENOUGH = 200.0
-"""Effective samples below which a third round follows."""
-_MORE = (192, 448, 1024)
+_ENOUGH = 130.0
+"""Effective samples below which another round follows."""
+_MORE = (512, 1024)
+"""Points of those rounds."""
 _FEW = 100.0
 _BLOCK = 16
 _POINTS = 4_000_000
@@ -113,7 +115,9 @@ def sample_exactly(
         cutouts.survey,
         name,
         draws=result,
-        **checks,
+        effective_samples=checks["effective_samples"],
+        chi_square=checks["chi_square"],
+        ln_evidence=checks["ln_evidence"],
     )
 
 
@@ -134,17 +138,20 @@ def _sample_block(cutouts: Cutouts, starts: Starts, prior: Prior, generator: tor
     """A block of usable galaxies."""
     likelihood = Likelihood.of(cutouts, sky_sigma=SKY_SIGMA)
     maxima = _climb_all(likelihood, starts, prior.stand_ins(cutouts.survey))
-    best = torch.stack([m.ln_evidence for m in maxima]).argmax(0)
-    at_best = torch.stack([m.natural for m in maxima])[best, torch.arange(len(best))]
-    target = _Target(likelihood, starts.reference, prior, cutouts, at_best)
     draws = None if starts.draws is None else to_natural(starts.draws)
     proposal = propose(maxima, draws)
+    target = _Target(likelihood, starts.reference, prior, cutouts.survey)
     samples = sample_posterior(target, proposal, generator)
-    rows = torch.nonzero(~(samples.effective >= _ENOUGH))[:, 0]
     found = _summarised(samples, target, generator)
-    if len(rows):
-        again = sample_posterior(target.select(rows), _select(proposal, rows), generator, _MORE)
-        better = _summarised(again, target.select(rows), generator)
+    rows = torch.arange(len(cutouts))
+    for count in _MORE:
+        poor = ~(samples.effective >= _ENOUGH)
+        rows, samples = rows[poor], samples.select(torch.nonzero(poor)[:, 0])
+        if len(rows) == 0:
+            break
+        own = target.select(rows)
+        samples = add_round(samples, own, generator, count)
+        better = _summarised(samples, own, generator)
         for field in dataclasses.fields(found):
             getattr(found, field.name)[rows] = getattr(better, field.name)
     return found
@@ -163,32 +170,23 @@ def _summarised(samples: Samples, target: _Target, generator: torch.Generator) -
     return _Found(internal, effective, chi_square, samples.ln_evidence)
 
 
-def _select(proposal: Proposal, rows: Tensor) -> Proposal:
-    """The proposals of some galaxies."""
-    kept = {f.name: getattr(proposal, f.name) for f in dataclasses.fields(proposal)}
-    return Proposal(**{name: None if value is None else value[rows] for name, value in kept.items()})
-
-
+@dataclasses.dataclass(frozen=True)
 class _Target:
     """Likelihood times prior times volume element, of natural coordinates; large batches are cut up."""
 
-    def __init__(
-        self, likelihood: Likelihood, reference: Reference, prior: Prior, cutouts: Cutouts, at: Tensor
-    ) -> None:
-        self.likelihood, self.reference, self.prior, self.cutouts, self.at = likelihood, reference, prior, cutouts, at
-        galaxies, _ = from_internal(from_natural(at)[0], reference)
-        self.near = prior.near(galaxies, cutouts.survey)
+    likelihood: Likelihood
+    reference: Reference
+    prior: Prior
+    survey: Survey
 
     def select(self, rows: Tensor) -> _Target:
         """The target of some galaxies."""
-        return _Target(
-            self.likelihood.select(rows), self.reference.select(rows), self.prior, self.cutouts, self.at[rows]
-        )
+        return _Target(self.likelihood.select(rows), self.reference.select(rows), self.prior, self.survey)
 
     def __call__(self, points: Tensor) -> Tensor:
         """(n, N) log-density of (n, N, 12) points."""
         internal, ln_volume = from_natural(points)
-        value = self.prior.log_prob(internal, self.reference, self.cutouts.survey, self.near) + ln_volume
+        value = self.prior.log_prob(internal, self.reference, self.survey) + ln_volume
         inside = torch.isfinite(value)
         # galaxy by galaxy, and only where the prior allows it
         rows, places = torch.nonzero(inside.T, as_tuple=True)

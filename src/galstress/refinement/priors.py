@@ -37,7 +37,6 @@ BEYOND, SPREAD = 1.0, 0.3
 """Where their bump lies beyond the edge, and its width."""
 _LN_INDEX = (math.log(0.5), math.log(6.0))
 _LARGEST_ELLIPTICITY = 0.93
-_ROWS = 384
 _CENTRE_PX = 2.0
 
 
@@ -59,10 +58,7 @@ class Prior(Protocol):
     def stand_ins(self, survey: Survey) -> tuple[Normal, ...]:
         """A normal distribution for each of :data:`KINDS`."""
 
-    def near(self, galaxies: Galaxies, survey: Survey) -> object:
-        """What is worked out once for N galaxies, and then serves all points near them."""
-
-    def log_prob(self, internal: Tensor, reference: Reference, survey: Survey, near: object) -> Tensor:
+    def log_prob(self, internal: Tensor, reference: Reference, survey: Survey) -> Tensor:
         """(n, N) log-density of (n, N, 12) internal coordinates; minus infinity outside the support."""
 
 
@@ -83,23 +79,14 @@ class PopulationPrior:
         """Mean and covariance of each kind among galaxies drawn from the prior."""
         return _stand_ins(self, survey.pixel_scale_arcsec, survey.unit_njy)
 
-    def near(self, galaxies: Galaxies, survey: Survey) -> list[Tensor]:
-        """The rows of each population's table that matter."""
-        sky = galaxies.scaled(survey.pixel_scale_arcsec, survey.unit_njy)
-        return [load_population(name).nearest_rows(sky, _ROWS) for name, _ in self.shares]
-
-    def log_prob(self, internal: Tensor, reference: Reference, survey: Survey, near: object) -> Tensor:
-        """(n, N) log-density; ``near`` from :meth:`near`."""
-        assert isinstance(near, list)
+    def log_prob(self, internal: Tensor, reference: Reference, survey: Survey) -> Tensor:
+        """(n, N) log-density."""
         galaxies, radius = from_internal(internal, reference)
         sky = galaxies.scaled(survey.pixel_scale_arcsec, survey.unit_njy)
         flat = Galaxies(**{f.name: getattr(sky, f.name).flatten(0, 1) for f in dataclasses.fields(sky)})
         ln_radius = torch.log(radius * survey.pixel_scale_arcsec).flatten()
-        parts = []
-        for (name, share), rows in zip(self.shares, near, strict=True):
-            value = load_population(name).log_prob(flat, rows.repeat(len(internal), 1), ln_radius)
-            parts.append(value.view(internal.shape[:-1]) + math.log(share))
-        value = torch.logsumexp(torch.stack(parts), 0) + _ln_volume(galaxies, internal)
+        each = [load_population(name).log_prob(flat, ln_radius) + math.log(share) for name, share in self.shares]
+        value = torch.logsumexp(torch.stack(each), 0).view(internal.shape[:-1]) + _ln_volume(galaxies, internal)
         return torch.where(_is_inside(internal), value, -math.inf)
 
 
@@ -136,13 +123,9 @@ class WeakPrior:
             normals.append(Normal(at, torch.diag(inverse), math.log(share)))
         return tuple(normals)
 
-    def near(self, galaxies: Galaxies, survey: Survey) -> object:
-        """Nothing."""
-        del galaxies, survey
-
-    def log_prob(self, internal: Tensor, reference: Reference, survey: Survey, near: object) -> Tensor:
+    def log_prob(self, internal: Tensor, reference: Reference, survey: Survey) -> Tensor:
         """(n, N) log-density; flux and radius are not normalised."""
-        del survey, near
+        del survey
         galaxies, _ = from_internal(internal, reference)
         kind = kind_of(internal)
         value = torch.where(kind == 0, math.log(1 - 2 * self.pure_share), math.log(self.pure_share))

@@ -10,8 +10,9 @@ proposal (deterministic mixture; Owen & Zhou 2000), so the evidence is unbiased.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from galstress.refinement.fitting import Maximum
 from galstress.refinement.priors import kind_of
 
-__all__ = ["ROUNDS", "Proposal", "Samples", "propose", "sample_posterior"]
+__all__ = ["ROUNDS", "Proposal", "Samples", "add_round", "propose", "sample_posterior"]
 
 _FREEDOM = 7
 """Degrees of freedom of the Student-t: heavier tails than any posterior here."""
@@ -50,6 +51,12 @@ class Proposal:
     """(N, S, 12) a network's draws, or None."""
     draws_root: Tensor | None
     """(N, 12, 12) root of the kernels' covariance."""
+
+    def select(self, rows: Tensor) -> Proposal:
+        """The mixtures of some galaxies."""
+        draws = None if self.draws is None else self.draws[rows]
+        root = None if self.draws_root is None else self.draws_root[rows]
+        return Proposal(self.centre[rows], self.root[rows], self.ln_weight[rows], draws, root)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """(count, N, 12) points."""
@@ -96,14 +103,27 @@ class Proposal:
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Weighted points of N posteriors."""
+    """Weighted points of N posteriors, from one round or more."""
 
     points: Tensor
     """(n, N, 12)."""
-    ln_weight: Tensor
-    """(n, N) ln of target over proposal."""
     ln_likely: Tensor
     """(n, N) ln of the target."""
+    proposals: tuple[Proposal, ...]
+    """Where each round drew from."""
+    counts: tuple[int, ...]
+    """Points of each round."""
+
+    @functools.cached_property
+    def ln_weight(self) -> Tensor:
+        """(n, N) ln of target over the rounds' mean proposal."""
+        each = [p.log_prob(self.points) + math.log(n) for p, n in zip(self.proposals, self.counts, strict=True)]
+        return self.ln_likely - torch.logsumexp(torch.stack(each), 0) + math.log(sum(self.counts))
+
+    def select(self, rows: Tensor) -> Samples:
+        """The samples of some galaxies."""
+        proposals = tuple(proposal.select(rows) for proposal in self.proposals)
+        return Samples(self.points[:, rows], self.ln_likely[:, rows], proposals, self.counts)
 
     @property
     def weight(self) -> Tensor:
@@ -158,28 +178,28 @@ def propose(maxima: list[Maximum], draws: Tensor | None) -> Proposal:
     return Proposal(centre, root, ln_weight, draws, _KERNEL * torch.linalg.cholesky(covariance))
 
 
-def sample_posterior(
-    target: Target, proposal: Proposal, generator: torch.Generator, rounds: Sequence[int] = ROUNDS
-) -> Samples:
-    """Rounds of importance sampling, the proposal adapted in between.
+def sample_posterior(target: Target, proposal: Proposal, generator: torch.Generator) -> Samples:
+    """Two rounds of importance sampling, the proposal adapted in between.
 
     Arguments:
         target: Log-density up to a constant.
         proposal: From :func:`propose`.
         generator: Source of randomness.
-        rounds: Points of each round, a galaxy.
     """
-    proposals, points = [proposal], proposal.sample(rounds[0], generator)
-    likely = target(points)
-    samples = Samples(points, likely - proposal.log_prob(points), likely)
-    for count in rounds[1:]:
-        proposals.append(_adapted(proposal, samples))
-        more = proposals[-1].sample(count, generator)
-        points, likely = torch.cat([points, more]), torch.cat([likely, target(more)])
-        sizes = torch.tensor(rounds[: len(proposals)], dtype=points.dtype)
-        each = torch.stack([p.log_prob(points) + math.log(n) for p, n in zip(proposals, rounds, strict=False)])
-        samples = Samples(points, likely - torch.logsumexp(each, 0) + torch.log(sizes.sum()), likely)
-    return samples
+    points = proposal.sample(ROUNDS[0], generator)
+    return add_round(Samples(points, target(points), (proposal,), ROUNDS[:1]), target, generator, ROUNDS[1])
+
+
+def add_round(samples: Samples, target: Target, generator: torch.Generator, count: int) -> Samples:
+    """``count`` more points of each posterior, from the first proposal adapted to the points so far."""
+    adapted = _adapted(samples.proposals[0], samples)
+    more = adapted.sample(count, generator)
+    return Samples(
+        torch.cat([samples.points, more]),
+        torch.cat([samples.ln_likely, target(more)]),
+        (*samples.proposals, adapted),
+        (*samples.counts, count),
+    )
 
 
 def _adapted(proposal: Proposal, samples: Samples) -> Proposal:
