@@ -102,18 +102,13 @@ def candels(network: Network, average: bool) -> None:
     _log.info("  paired: mean |error| less the constant's %+.3f (%.3f to %.3f)", value, low, high)
 
 
-def load_pair() -> tuple[Cutouts, Cutouts]:
+def pair(network: Network, average: bool) -> None:
     """The same galaxies in SDSS and KiDS."""
-    first, second = (datasets.load("pair-sdss-kids-profit10", band=b, stamp_px=192) for b in ("sdss-r", "kids-r"))
-    return first, second
-
-
-def differences(first: Prediction, second: Prediction) -> tuple[np.ndarray, np.ndarray]:
-    """(3, N) differences in B/T, ln radius and magnitude, and their errors.
-
-    Errors are half of the 68 % widths of both in quadrature. One offset of the magnitudes is fitted (their median),
-    and 0.03 mag is their floor.
-    """
+    both: list[tuple[Cutouts, Prediction]] = []
+    for band in ("sdss-r", "kids-r"):
+        cutouts = datasets.load("pair-sdss-kids-profit10", band=band, stamp_px=192)
+        both.append((cutouts, predict(network, cutouts, average=average)))
+    first, second = (prediction for _, prediction in both)
     values, sigmas = [], []
     for prediction in (first, second):
         low, middle, high = prediction.quantile([0.16, 0.5, 0.84])
@@ -124,13 +119,6 @@ def differences(first: Prediction, second: Prediction) -> tuple[np.ndarray, np.n
     difference[2] -= np.nanmedian(difference[2])
     error = np.sqrt(sigmas[0] ** 2 + sigmas[1] ** 2)
     error[2] = np.hypot(error[2], 0.03)
-    return difference, error
-
-
-def pair(network: Network, average: bool) -> None:
-    """The same galaxies in SDSS and KiDS."""
-    first, second = (predict(network, cutouts, average=average) for cutouts in load_pair())
-    difference, error = differences(first, second)
     for place, name in enumerate(("B/T", "ln radius", "magnitude (one offset fitted)")):
         say(f"SDSS less KiDS, {name}", difference[place])
         pulls = difference[place] / error[place]

@@ -209,7 +209,7 @@ def _ln_half_erfc(x: Tensor) -> Tensor:
 
 
 def _along_line() -> tuple[float, float, float]:
-    """Of the kernels of magnitude and ln radius along s: width, and weights of ln radius and magnitude in its middle."""
+    """Kernels along s: width, and the weights of ln radius and magnitude in its middle."""
     slope = 5 / math.log(10)
     a = (slope / _KERNEL["mag"]) ** 2 + 1 / _KERNEL["ln_radius"] ** 2
     return a**-0.5, 1 / _KERNEL["ln_radius"] ** 2 / a, -slope / _KERNEL["mag"] ** 2 / a

@@ -193,6 +193,9 @@ def _copies_slopes(galaxies: Galaxies, lens: _Lens, lattice: _Lattice, nodes: in
     """(N, 12, H, W) derivatives of the copies' light, by forward-mode differentiation."""
     count, number = len(galaxies), len(PARAMETERS)
     values = to_parameters(galaxies).repeat_interleave(number, 0)
+    # a shape that is exactly round has no angle to differentiate
+    is_round = (values[:, 8:10].abs() + values[:, 10:12].abs()) < 1e-7
+    values[:, 8:10] = torch.where(is_round, 1e-7, values[:, 8:10])
     tangent = torch.eye(number, dtype=values.dtype, device=values.device).repeat(count, 1)
     own = lens if len(lens.psf) == 1 else dataclasses.replace(lens, spread=lens.spread.repeat_interleave(number, 0))
     with forward_ad.dual_level():
