@@ -21,7 +21,7 @@ from galstress.studies.evaluation import evaluate
 from galstress.studies.films import choose_star, film
 from galstress.studies.galleries import REAL, load_gallery, simulate_gallery
 
-SMALL = Size(shown=2, evaluated=24, turned=2, frames=6, angle_step=45)
+SMALL = Size(shown=2, evaluated=24, turned=2, frames=6, angle_step=45, refined=5, fitted=1, refined_shown=1)
 PRIOR = {"sdss-r": {"nearby": 1.0}, "hsc-wide-i": {"cosmos": 0.85, "nearby": 0.15}}
 QUICKLY = functools.partial(draw_models, draws=4)
 
@@ -91,6 +91,17 @@ def test_film_domain_and_training_are_there(simulated):
     assert (records.training["galaxies"], records.training["loss"]) == (640, [1.0, -2.0])
 
 
+def test_posteriors_are_held_against_the_limit_and_galaxies_refined(simulated):
+    records = read_records(simulated[1])
+    (found,) = records.posteriors
+    assert (found.name, found.about["population"], found.about["seed"]) == ("hsc-wide-i", "cosmos", 2_000_002_600)
+    assert np.isfinite(found.galaxies["bulge_to_total_bayes"]).all()
+    for part in records.sets:
+        large = part.cutouts.images.shape[-1] > 128
+        assert (part.refined is None) == large
+        assert large or list(part.refined.object_id) == list(part.cutouts.object_id[:1])
+
+
 def test_one_seed_one_answer_and_what_an_earlier_run_left_is_gone(simulated, network, tmp_path, monkeypatch):
     monkeypatch.delenv("GALSTRESS_DATA", raising=False)
     stale, kept = tmp_path / "galaxies" / "old", tmp_path / "notes.txt"
@@ -110,7 +121,7 @@ def test_one_seed_one_answer_and_what_an_earlier_run_left_is_gone(simulated, net
 def test_sets_that_are_missing_are_told_and_stop_nothing(network, tmp_path, monkeypatch):
     monkeypatch.setenv("GALSTRESS_DATA", str(tmp_path))
     records = tmp_path / "records"
-    for part in ("evaluate", "redraw", "film_simulated"):  # tested above
+    for part in ("evaluate", "redraw", "film_simulated", "refine", "compare_with_limit"):  # tested above
         monkeypatch.setattr(f"galstress.studies.demo._Run.{part}", lambda *_: None)
     monkeypatch.setattr("galstress.studies.galleries.datasets.load", _missing)
     done = run_demo(records, network, draw_models=QUICKLY, size=SMALL)
@@ -126,7 +137,7 @@ def _missing(name, *_):
 
 def test_a_step_that_breaks_is_told(network, tmp_path, monkeypatch):
     monkeypatch.delenv("GALSTRESS_DATA", raising=False)
-    for part in ("evaluate", "redraw", "disturb"):
+    for part in ("evaluate", "redraw", "disturb", "refine", "compare_with_limit"):
         monkeypatch.setattr(f"galstress.studies.demo._Run.{part}", lambda *_: None)
     monkeypatch.setattr("galstress.studies.demo.choose_star", lambda *_: 1 / 0)
     done = run_demo(tmp_path, network, draw_models=QUICKLY, size=SMALL)
@@ -189,7 +200,9 @@ def test_simulated_galleries_hold_bright_galaxies():
 
 def test_the_command_writes_a_page_that_says_it_is_simulated(network, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("GALSTRESS_DATA", raising=False)
-    monkeypatch.setattr("galstress.studies.Size", functools.partial(Size, turned=2, frames=6, angle_step=45))
+    monkeypatch.setattr(
+        "galstress.studies.Size", functools.partial(Size, turned=2, frames=6, angle_step=45, refined=0, refined_shown=0)
+    )
     network.save(tmp_path / "small.safetensors")
     words = ["demo", "-o", tmp_path / "demo", "--network", tmp_path / "small.safetensors", "--count", 24, "--shown", 1]
     with pytest.raises(SystemExit) as stop:
@@ -228,7 +241,7 @@ def test_real_galleries_hold_what_they_say(data_dir, name):
 def test_real_galaxies_are_measured_turned_and_filmed(data_dir, network, tmp_path, monkeypatch):
     for part in ("evaluate", "redraw", "film_simulated"):  # tested above
         monkeypatch.setattr(f"galstress.studies.demo._Run.{part}", lambda *_: None)
-    size = Size(shown=1, frames=6, angle_step=45)
+    size = Size(shown=1, frames=6, angle_step=45, refined=0, refined_shown=1)
     done = run_demo(tmp_path, network, draw_models=QUICKLY, size=size)
     assert (done.left_out, done.real, set(done.sets)) == ({}, True, set(REAL))
     records = read_records(tmp_path)

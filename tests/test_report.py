@@ -107,8 +107,8 @@ def test_parts_of_the_page_stand_in_the_order_an_astronomer_asks(text):
     found = Elements(text)
     anchors = [attributes["id"] for tag, attributes in found.tags if tag == "section"]
     assert anchors == [
-        "set-1", "set-2", "set-3", "posteriors", "errors", "coverage", "rotation", "film", "depth", "maps", "training",
-        "worst", "definitions", "making",
+        "set-1", "set-2", "set-3", "posteriors", "errors", "coverage", "photon-limit", "rotation", "film", "depth",
+        "maps", "training", "worst", "definitions", "making",
     ]  # fmt: skip
     links = [attributes["href"] for tag, attributes in found.tags if tag == "a"]
     assert links == [f"#{anchor}" for anchor in anchors]
@@ -168,7 +168,7 @@ def test_simulated_galaxies_are_called_so(records, tmp_path):
 def test_every_missing_record_leaves_one_sentence(tmp_path):
     (tmp_path / "records").mkdir()
     text = build_report(tmp_path / "records", tmp_path / "deep" / "page.html").read_text("utf-8")
-    assert text.count('class="absent"') == 11
+    assert text.count('class="absent"') == 12
     words = Elements(text).plain
     for name in ("accuracy", "coverage", "stress", "domain"):
         assert f"{name}.parquet is missing" in words or f"{name}.parquet and" in words

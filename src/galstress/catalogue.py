@@ -14,7 +14,7 @@ from astropy.table import QTable, Table
 from astropy.table.meta import get_header_from_yaml
 
 from galstress.errors import InputError
-from galstress.heads import Prediction
+from galstress.heads import OUTPUTS, Prediction
 
 __all__ = ["FORMATS", "check_format", "read_catalogue", "tabulate", "write_catalogue"]
 
@@ -27,6 +27,9 @@ _UCDS = {
     "dec": "pos.eq.dec;meta.main",
     "redshift": "src.redshift",
     "flags": "meta.code.qual",
+    "effective_samples": "meta.number",
+    "chi_square": "stat.fit.chi2",
+    "ln_evidence": "stat.likelihood",
 }
 _UCDS_BY_END = {
     "radius_arcsec": "phys.angSize",
@@ -142,12 +145,19 @@ def _ucd_of(name: str) -> str | None:
     """Unified content descriptor of a column, by the words of the controlled vocabulary."""
     if name in _UCDS:
         return _UCDS[name]
+    if name in OUTPUTS:  # an output without a statistic: its smallest error, as galstress.limit gives it
+        return f"stat.error;{_ucd_of_output(name).replace(';instr.det', '')}"
     output, _, statistic = name.removesuffix("_5").rpartition("_")  # p2_5 and p97_5
     if not output or statistic not in ("mean", "std", "p2", "p16", "p50", "p84", "p97"):
         return None
-    ucd = next((ucd for end, ucd in _UCDS_BY_END.items() if output.endswith(end)), "src.morph.param")
+    ucd = _ucd_of_output(output)
     first, _, rest = ucd.partition(";")
     if statistic == "std":
         return f"stat.stdev;{ucd}"
     kind = {"mean": "stat.mean", "p50": "stat.median"}.get(statistic, "stat.param")
     return f"{first};{kind}" + (f";{rest}" if rest else "")
+
+
+def _ucd_of_output(output: str) -> str:
+    """Unified content descriptor of what an output measures."""
+    return next((ucd for end, ucd in _UCDS_BY_END.items() if output.endswith(end)), "src.morph.param")

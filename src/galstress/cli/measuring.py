@@ -14,6 +14,8 @@ from galstress.cli.running import Device, Quiet, Seed, begin, weights_path
 from galstress.errors import InputError
 
 if TYPE_CHECKING:
+    from astropy.table import QTable
+
     from galstress.cutouts import Cutouts
     from galstress.heads import Prediction
 
@@ -28,6 +30,15 @@ SurveyName = Annotated[
     str | None,
     typer.Option(help="The survey that took them, or its TOML file; not needed for what galstress simulate wrote."),
 ]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Table: .parquet (an .ecsv is put beside it), .ecsv, .fits or .vot; or the posteriors themselves: "
+        ".safetensors.",
+    ),
+]
 ZeroPoint = Annotated[float | None, typer.Option(help="AB magnitude of one unit of the files.")]
 PsfFile = Annotated[Path | None, typer.Option(help="FITS file with the effective PSF.")]
 Stamp = Annotated[int | None, typer.Option(help="Side of the stamps in pixels; by default the survey's.")]
@@ -38,9 +49,7 @@ def predict(
     context: typer.Context,
     network: NetworkName,
     source: Input,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Table: .parquet (an .ecsv is put beside it), .ecsv, .fits or .vot.")
-    ],
+    output: Output,
     survey: SurveyName = None,
     average: Annotated[
         bool, typer.Option("--average", help="Over eight turns and mirrors: eight times slower.")
@@ -58,19 +67,15 @@ def predict(
     """Measure galaxies: a row for every object, readable or not, with error bars and flags."""
     run = begin(context)
     from galstress import prediction as predictor
-    from galstress.catalogue import check_format, tabulate, write_catalogue
     from galstress.networks import Network
 
-    check_format(output)
+    check_output(output)
     loaded = Network.load(network)
-    cutouts = _load(source, survey, zero_point, psf, stamp)
+    cutouts = load_images(source, survey, zero_point, psf, stamp)
     began = time.perf_counter()
     prediction = predictor.predict(loaded, cutouts, average=average, device=device, progress=not quiet)
     seconds = time.perf_counter() - began
-    table = tabulate(prediction, cutouts.catalogue)
-    write_catalogue(table, output)
-    if output.suffix == ".parquet":
-        write_catalogue(table, output.with_suffix(".ecsv"))
+    save_posteriors(prediction, cutouts.catalogue, output)
     inputs = [Path(source), weights_path(network), *([psf] if psf else [])]
     run.finish(output, inputs, len(cutouts), seconds)
     if records is not None:
@@ -106,7 +111,7 @@ def stress(
     if output.suffix != ".parquet":
         raise InputError(f"--output {output.name}", "a name that ends in .parquet", "call it stress.parquet")
     loaded = Network.load(network)
-    cutouts = _load(source, survey, zero_point, psf, stamp)
+    cutouts = load_images(source, survey, zero_point, psf, stamp)
     table = stress_passes(
         loaded, cutouts.to(device), tuple(perturbation or ("rotation", "depth")), seed,
         averaged=(False, True) if average else (False,), progress=not quiet,
@@ -138,14 +143,52 @@ def explain(
     from galstress.networks import Network
 
     loaded = Network.load(network)
-    cutouts = _load(source, survey, zero_point, psf, stamp)
+    cutouts = load_images(source, survey, zero_point, psf, stamp)
     maps = explanation.explain(loaded, cutouts, of, statistic="sigma" if sigma else "mean", seed=seed, device=device)
     maps.write(output)
     run.finish(output, [Path(source), weights_path(network)], len(cutouts))
     run.say(f"{output}: maps of {len(maps)} objects")
 
 
-def _load(source: str, survey: str | None, zero_point: float | None, psf: Path | None, stamp: int | None) -> Cutouts:
+def check_output(output: Path) -> None:
+    """Refuse a suffix in which posteriors are not saved, before anything is measured.
+
+    Raises:
+        InputError: It is none of the tables' formats, nor .safetensors.
+    """
+    from galstress.catalogue import FORMATS, check_format
+
+    if output.suffix == ".safetensors":
+        return
+    try:
+        check_format(output)
+    except InputError:
+        allowed = f"a name that ends in {', '.join(FORMATS)} or .safetensors"
+        raise InputError(output.name, allowed, "choose one of these suffixes") from None
+
+
+def save_posteriors(prediction: Prediction, catalogue: QTable, output: Path) -> None:
+    """Posteriors as a table with what is known of the objects besides, or as they are.
+
+    Arguments:
+        prediction: N objects.
+        catalogue: ``Cutouts.catalogue`` of the same.
+        output: Its suffix names the format; beside Parquet an ECSV is put.
+    """
+    from galstress.catalogue import tabulate, write_catalogue
+
+    if output.suffix == ".safetensors":
+        prediction.write(output)
+        return
+    table = tabulate(prediction, catalogue)
+    write_catalogue(table, output)
+    if output.suffix == ".parquet":
+        write_catalogue(table, output.with_suffix(".ecsv"))
+
+
+def load_images(
+    source: str, survey: str | None, zero_point: float | None, psf: Path | None, stamp: int | None
+) -> Cutouts:
     """Images of a file or a folder, what galstress simulate wrote, or a named data set."""
     path = Path(source)
     if survey is not None:

@@ -13,7 +13,14 @@ from galstress.figures.evaluation import (
     loss_curve,
 )
 from galstress.figures.film import FilmStrip, draw_frame, write_film
-from galstress.figures.measurements import corner, radial_profile
+from galstress.figures.measurements import compare_corners, corner, radial_profile
+from galstress.figures.posteriors import (
+    calibration_curves,
+    check_histogram,
+    efficiency_curves,
+    limit_curves,
+    place_histogram,
+)
 from galstress.figures.sensitivity import shift_bands, shift_points
 from galstress.figures.stamps import (
     RESIDUAL_LIMIT_SIGMA,
@@ -37,17 +44,23 @@ __all__ = [
     "Stretch",
     "Theme",
     "attention_map",
+    "calibration_curves",
+    "check_histogram",
     "choose_stretch",
     "colour_key",
+    "compare_corners",
     "corner",
     "coverage_by_bin",
     "coverage_by_output",
     "domain_map",
     "draw_frame",
     "drawing",
+    "efficiency_curves",
     "error_curves",
+    "limit_curves",
     "loss_curve",
     "new_axes",
+    "place_histogram",
     "radial_profile",
     "recolour",
     "residual_key",

@@ -14,7 +14,15 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from galstress.figures.theme import LIGHT, Theme, drawing, new_axes
 
-__all__ = ["Curve", "coverage_by_bin", "coverage_by_output", "domain_map", "error_curves", "loss_curve"]
+__all__ = [
+    "Curve",
+    "coverage_by_bin",
+    "coverage_by_output",
+    "domain_map",
+    "error_curves",
+    "loss_curve",
+    "plain_log_ticks",
+]
 
 _MARKERS = "osD^vPX"
 
@@ -79,7 +87,7 @@ def error_curves(
             ax.plot([], [], color=theme.muted, lw=1.0, ls=(0, (4, 3)), label="guessing the median")
         ax.set_xscale("log")
         ax.set_yscale("log")
-        _plain_log_ticks(ax)
+        plain_log_ticks(ax)
         ax.grid(True, axis="y")
         ax.set_xlabel("signal-to-noise ratio")
         ax.set_ylabel(label)
@@ -207,7 +215,7 @@ def domain_map(
             ax.plot(at_x, at_y, _MARKERS[place % 7], ls="none", **style)
         if log_y:
             ax.set_yscale("log")
-            _plain_log_ticks(ax, "y")
+            plain_log_ticks(ax, "y")
         ax.set_xlabel(labels[0])
         ax.set_ylabel(labels[1])
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, columnspacing=1.0)
@@ -241,7 +249,7 @@ def _level_style(place: int, colour: str, theme: Theme) -> dict[str, Any]:
     return {"marker": _MARKERS[place], "ms": 4.5, "color": colour, "mfc": face, "mec": colour, "elinewidth": 1.0}
 
 
-def _plain_log_ticks(ax: Axes, which: str = "both") -> None:
+def plain_log_ticks(ax: Axes, which: str = "both") -> None:
     """Ticks of a logarithmic axis as plain numbers: 1, 2, 5, 10, 20, ..."""
     for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
         if which in (name, "both"):

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from galstress.figures.theme import LIGHT, Theme, drawing, new_axes
 
-__all__ = ["corner", "radial_profile"]
+__all__ = ["compare_corners", "corner", "radial_profile"]
 
 
 def radial_profile(
@@ -117,6 +117,56 @@ def corner(
         return fig, grid
 
 
+def compare_corners(
+    posteriors: Mapping[str, np.ndarray],
+    labels: Sequence[str],
+    *,
+    truth: Sequence[float] | None = None,
+    filled: str = "",
+    title: str = "",
+    theme: Theme = LIGHT,
+) -> tuple[Figure, np.ndarray]:
+    """Several posteriors of one galaxy over each other.
+
+    Arguments:
+        posteriors: (n, D) draws by legend label; in the order of the theme's series.
+        labels: D axis labels with units.
+        truth: D true values, marked in ink.
+        filled: The posterior whose contours are filled; the others are drawn as lines.
+        title: One line above the legend.
+        theme: Colours.
+
+    Returns:
+        Figure and (D, D) array of axes (None above the diagonal). Contours hold 68 and 95 % of the draws.
+    """
+    count = len(labels)
+    known = np.full(count, np.nan) if truth is None else np.asarray(truth, float)
+    ranges = [_range(np.concatenate([draws[:, i] for draws in posteriors.values()]), [known[i]]) for i in range(count)]
+    with drawing(theme):
+        fig, first = new_axes(1.4 * count + 0.4, 1.4 * count + 0.3)
+        first.remove()
+        grid = fig.subplots(count, count, squeeze=False)
+        for row, column in np.ndindex(count, count):
+            ax = grid[row, column]
+            if column > row:
+                ax.remove()
+                grid[row, column] = None
+                continue
+            for place, (name, draws) in enumerate(posteriors.items()):
+                colour = theme.series[place % 7]
+                if column == row:
+                    _draw_outline(ax, draws[:, row], ranges[row], colour, name)
+                else:
+                    limits = (ranges[column], ranges[row])
+                    _draw_contours(ax, draws[:, column], draws[:, row], limits, colour, filled=name == filled)
+            _mark_truth(ax, float(known[column]), float(known[row]), theme, alone=column == row)
+            ax.set_xlim(ranges[column])
+            _trim_ticks(ax, labels, column, row, count)
+        handles, names = grid[0, 0].get_legend_handles_labels()
+        fig.legend(handles, names, loc="upper right", title=title or None, alignment="left", title_fontsize=8)
+        return fig, grid
+
+
 def _magnitude(brightness: np.ndarray | float, zero_point_mag: float) -> np.ndarray:
     """AB magnitude; NaN where there is no positive light."""
     brightness = np.asarray(brightness, float)
@@ -135,7 +185,7 @@ def _range(values: np.ndarray, references: Sequence[float]) -> tuple[float, floa
 def _draw_marginal(ax: Axes, values: np.ndarray, limits: tuple[float, float], theme: Theme) -> None:
     """A smooth histogram, its 68 % interval filled, median and interval as the title."""
     density, edges = np.histogram(values, bins=80, range=limits, density=True)
-    density = gaussian_filter(density.astype(float), 1.6, mode="constant")
+    density = gaussian_filter(density.astype(float), _width(values, edges, 5), mode="constant")
     middle = 0.5 * (edges[1:] + edges[:-1])
     low, centre, high = np.nanquantile(values, [0.16, 0.5, 0.84])
     ax.fill_between(middle, density, where=((middle >= low) & (middle <= high)), color=theme.series[0], alpha=0.3, lw=0)
@@ -153,19 +203,58 @@ def _draw_pair(
     ax: Axes, x: np.ndarray, y: np.ndarray, limits: tuple[tuple[float, float], tuple[float, float]], theme: Theme
 ) -> None:
     """Filled contours that hold 68 and 95 % of the draws."""
+    _draw_contours(ax, x, y, limits, theme.series[0], filled=True)
+
+
+def _draw_contours(
+    ax: Axes,
+    x: np.ndarray,
+    y: np.ndarray,
+    limits: tuple[tuple[float, float], tuple[float, float]],
+    colour: str,
+    *,
+    filled: bool,
+) -> None:
+    """Contours that hold 68 and 95 % of the draws."""
     counts, x_edges, y_edges = np.histogram2d(x, y, bins=60, range=limits)
-    smooth = gaussian_filter(counts, 1.8, mode="constant")
+    smooth = gaussian_filter(counts, (_width(x, x_edges, 6), _width(y, y_edges, 6)), mode="constant")
     # A contour holds 68 % if that share of the draws lies where the density is higher.
     x_bin, y_bin = (np.clip(np.digitize(each, edges) - 1, 0, 59) for each, edges in ((x, x_edges), (y, y_edges)))
     levels = [float(np.quantile(smooth[x_bin, y_bin], 1 - held)) for held in (0.95, 0.68)]
     if levels[1] <= levels[0]:
         levels[1] = float(np.nextafter(levels[0], np.inf))
     x_mid, y_mid = 0.5 * (x_edges[1:] + x_edges[:-1]), 0.5 * (y_edges[1:] + y_edges[:-1])
-    top = max(float(smooth.max()), levels[1]) * 1.001
-    shades = [(*_rgb(theme.series[0]), alpha) for alpha in (0.2, 0.5)]
-    ax.contourf(x_mid, y_mid, smooth.T, levels=[*levels, top], colors=shades)
-    ax.contour(x_mid, y_mid, smooth.T, levels=levels, colors=theme.series[0], linewidths=0.9)
+    if filled:
+        top = max(float(smooth.max()), levels[1]) * 1.001
+        shades = [(*_rgb(colour), alpha) for alpha in (0.2, 0.5)]
+        ax.contourf(x_mid, y_mid, smooth.T, levels=[*levels, top], colors=shades)
+    ax.contour(x_mid, y_mid, smooth.T, levels=levels, colors=colour, linewidths=0.9)
     ax.set_ylim(limits[1])
+
+
+def _width(values: np.ndarray, edges: np.ndarray, root: int) -> float:
+    """Width of the smoothing in bins: Scott's rule (root 5 for one dimension, 6 for two), 1.6 to 6."""
+    spread = float(np.diff(np.quantile(values, [0.16, 0.84]))[0]) / 2
+    return float(np.clip(0.8 * spread / (edges[1] - edges[0]) * len(values) ** (-1 / root), 1.6, 6.0))
+
+
+def _draw_outline(ax: Axes, values: np.ndarray, limits: tuple[float, float], colour: str, name: str) -> None:
+    """A smooth histogram as a line, its peak at 1."""
+    density, edges = np.histogram(values, bins=80, range=limits)
+    density = gaussian_filter(density.astype(float), _width(values, edges, 5), mode="constant")
+    ax.plot(0.5 * (edges[1:] + edges[:-1]), density / (density.max() or 1.0), color=colour, lw=1.3, label=name)
+
+
+def _mark_truth(ax: Axes, x: float, y: float, theme: Theme, *, alone: bool) -> None:
+    """A line on the diagonal, where there is no vertical axis, and a cross off it."""
+    if alone:
+        ax.axvline(x, color=theme.ink, lw=1.2)
+        ax.plot([], [], "X", color=theme.ink, ls="-", lw=1.2, label="truth")
+        ax.set_ylim(0, 1.1)
+        ax.set_yticks([])
+        ax.spines["left"].set_visible(False)
+    else:
+        ax.plot(x, y, "X", color=theme.ink, ms=7, mec=theme.paper, mew=0.8)
 
 
 def _rgb(colour: str) -> tuple[float, float, float]:

@@ -20,6 +20,23 @@ A folder of records holds, as far as they were made (a part whose record is miss
     ``explanation.safetensors``
         ``maps`` (M, K, H, W) and ``correlations`` (M, K) of each map with the first; metadata, each but ``output``
         a JSON list: ``object_id`` (M), ``names`` (K: the network's own map first), ``output``.
+    ``refined.safetensors``
+        Written by ``Prediction.write``: refined posteriors of some of the galaxies, found by their names.
+``posteriors/<name>/``, simulated galaxies beside the photon limit
+    ``about.json``
+        ``survey``, ``population``, ``count``, ``kept``, ``seed``, ``stamp_px``, ``network``, ``outputs`` and ``joint``
+        (names), ``joint_deviation`` (object), ``band``, ``few``, ``examples`` (list of ``object_id``, ``snr``),
+        ``degrees_of_freedom``, ``seconds_a_galaxy`` (object).
+    ``galaxies.parquet``
+        A row a galaxy: ``object_id``, ``snr`` (measured), ``effective_samples``, ``chi_square``, ``flags``, and for
+        each output ``_true``, ``_network``, ``_refined`` (posterior means in the terms of their errors: logarithms of
+        radii and fluxes), each of the two with ``_std`` and ``_pit``, ``_bayes`` and ``_cramer_rao`` (limits).
+    ``errors.parquet``
+        :func:`galstress.studies.posteriors.compare_errors`.
+    ``coverage.parquet``, ``joint.parquet``
+        :func:`galstress.scores.coverage_curve` and the curve of :func:`galstress.scores.tarp`, with ``who``.
+    ``draws.safetensors``
+        Of the examples: ``network``, ``refined``, ``fit`` (G, n, K) draws, ``truth`` (G, K).
 ``stress.parquet``
     The table of :func:`galstress.battery.stress`, with ``survey`` where there are several, and ``averaged`` (true
     or false) where one pass and averaged predictions are both there.

@@ -71,7 +71,8 @@ def _choose_row(galaxies: GalaxySet) -> int | None:
 def _draw_corner(galaxies: GalaxySet, row: int) -> Picture:
     """The posterior of B/T, radius, magnitude and ellipticity."""
     names = galaxies.prediction.names
-    samples = galaxies.prediction.sample(4000, 0)[:, [row]]
+    held = galaxies.prediction.draws  # no draw twice: a figure smooths by their number
+    samples = galaxies.prediction.sample(4000 if held is None else held.shape[1], 0)[:, [row]]
     share, radius, flux, e1, e2 = (
         median_and_interval(samples, names, name)[:, 0]
         for name in ("bulge_to_total", "half_light_radius_arcsec", "flux_njy", "e1", "e2")

@@ -141,7 +141,10 @@ def _describe(galaxies: GalaxySet, row: int, quantiles: np.ndarray) -> Galaxy:
         set_name=galaxies.name,
         row=row,
         facts=_list_facts(galaxies, row, quantiles, snr, chi_square),
-        references=tuple((name, word_reference(known)) for name, known in list_references(galaxies, row).items()),
+        references=(
+            *((name, word_reference(known)) for name, known in list_references(galaxies, row).items()),
+            *_word_refined(galaxies, row),
+        ),
         flags=decode_flags(int(galaxies.prediction.flags[row])),
         pictures=_draw_stamps(galaxies, row, (image, variance, model), (ignored, beside), radius),
         profile=_draw_profile(galaxies, row, radius),
@@ -194,6 +197,30 @@ def _list_facts(
     if math.isfinite(ra) and math.isfinite(dec):
         facts.append(("RA, Dec (ICRS)", f"{ra:.5f}° {dec:+.5f}°".replace("-", "−")))
     return tuple(facts)
+
+
+def _word_refined(galaxies: GalaxySet, row: int) -> tuple[tuple[str, str], ...]:
+    """What refinement says of a galaxy, with its self-checks; nothing where it was not refined."""
+    refined = galaxies.refined
+    if refined is None:
+        return ()
+    place = np.flatnonzero(refined.object_id.astype(str) == str(galaxies.cutouts.object_id[row]))
+    if place.size == 0 or not refined.usable[place[0]]:
+        return ()
+    one = refined.select(place[:1])
+    quantiles = one.quantile([0.16, 0.5, 0.84])
+    share, radius, flux = (
+        median_and_interval(quantiles, one.names, name)[:, 0]
+        for name in ("bulge_to_total", "half_light_radius_arcsec", "flux_njy")
+    )
+    words = [f"B/T {with_error(*share)}", f"radius {with_error(*radius)}″"]
+    words.append(f"magnitude {with_error(*to_magnitude(flux[::-1]))}")
+    if one.chi_square is not None and one.effective_samples is not None:
+        words.append(f"reduced χ² of the whole stamp {one.chi_square[0]:.2f}")
+        words.append(f"{one.effective_samples[0]:.0f} effective samples")
+    checks = decode_flags(int(one.flags[0]) & int(Flag.FEW_SAMPLES | Flag.BAD_FIT))
+    words += [f"flagged {' and '.join(checks)}"] if checks else []
+    return (("refined by the likelihood", ", ".join(words)),)
 
 
 def _draw_stamps(

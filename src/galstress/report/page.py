@@ -14,6 +14,7 @@ from galstress.report.attention import report_attention, report_corners
 from galstress.report.evaluation import report_accuracy, report_coverage, report_domain, summarise_coverage
 from galstress.report.galaxies import describe_galaxies
 from galstress.report.pictures import draw_both
+from galstress.report.posteriors import report_posteriors
 from galstress.report.provenance import report_making, summarise
 from galstress.report.records import read_records
 from galstress.report.stability import report_depth, report_film, report_rotation, summarise_rotation
@@ -46,6 +47,7 @@ def build_report(records: str | Path, output: str | Path) -> Path:
         report_corners(found.sets),
         report_accuracy(found.accuracy),
         report_coverage(found.coverage),
+        report_posteriors(found.posteriors),
         report_rotation(found.stress),
         report_film(found.films),
         report_depth(found.stress),

@@ -29,6 +29,8 @@ _FLAG_MEANINGS = {
     Flag.OUT_OF_DOMAIN: "Brighter, larger or smaller than anything the network was trained on.",
     Flag.OFF_CENTRE: "The light's centre lies far from the stamp's.",
     Flag.ZERO_POINT_ASSUMED: "The photometric zero point is assumed: relative fluxes only.",
+    Flag.FEW_SAMPLES: "Refinement found fewer than 100 effective samples: its posterior is a rough one.",
+    Flag.BAD_FIT: "No disk and bulge describe the image to within its noise: refined error bars hold for the model.",
 }
 
 
@@ -129,10 +131,19 @@ def _credit(galaxies: GalaxySet) -> tuple[str, str, str, str, str]:
 
 def _list_flags(sets: Sequence[GalaxySet]) -> tuple[tuple[str, ...], ...]:
     """Every flag that was set, how often, and what it means."""
-    bits = np.concatenate([np.zeros(0, np.int64), *(np.asarray(part.prediction.flags, np.int64) for part in sets)])
+    bits = np.concatenate([np.zeros(0, np.int64), *(_all_flags(part) for part in sets)])
     rows = []
     for flag in Flag:
         number = int(np.count_nonzero(bits & int(flag)))
         if number:
             rows.append((flag.name or "", str(int(flag)), str(number), _FLAG_MEANINGS.get(flag, "")))
     return tuple(rows)
+
+
+def _all_flags(galaxies: GalaxySet) -> np.ndarray:
+    """(N,) flags of a set's galaxies, those of their refined posteriors included."""
+    flags = np.array(galaxies.prediction.flags, np.int64)
+    if galaxies.refined is not None:
+        found = dict(zip(galaxies.refined.object_id.astype(str), galaxies.refined.flags, strict=True))
+        flags |= np.array([int(found.get(str(name), 0)) for name in galaxies.cutouts.object_id], np.int64)
+    return flags

@@ -15,7 +15,7 @@ from galstress.cutouts import Cutouts
 from galstress.errors import InputError
 from galstress.heads import Prediction
 
-__all__ = ["FilmRecord", "GalaxySet", "Maps", "Records", "Table", "read_records"]
+__all__ = ["FilmRecord", "GalaxySet", "Maps", "PosteriorRecord", "Records", "Table", "read_records"]
 
 Table = Mapping[str, np.ndarray]
 """A tidy table: columns by name, all of one length."""
@@ -63,6 +63,8 @@ class GalaxySet:
     """Arrays of ``model.safetensors``, or None."""
     maps: Maps | None
     """What the network looked at, or None."""
+    refined: Prediction | None = None
+    """Refined posteriors of some of the galaxies, or None."""
 
     def __len__(self) -> int:
         """Number of galaxies."""
@@ -77,6 +79,26 @@ class FilmRecord:
     """``film*.json``."""
     arrays: Mapping[str, np.ndarray]
     """``film*.safetensors``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PosteriorRecord:
+    """Posteriors of simulated galaxies beside the photon limit."""
+
+    name: str
+    """Name of the folder."""
+    about: Mapping[str, Any]
+    """``about.json``."""
+    galaxies: Table
+    """``galaxies.parquet``."""
+    errors: Table
+    """``errors.parquet``."""
+    coverage: Table
+    """``coverage.parquet``."""
+    joint: Table | None
+    """``joint.parquet``."""
+    draws: Mapping[str, np.ndarray] | None
+    """``draws.safetensors``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +121,8 @@ class Records:
     """``film*.json`` and ``film*.safetensors``, ``film`` first."""
     training: Mapping[str, Any] | None
     """``training.json``."""
+    posteriors: tuple[PosteriorRecord, ...] = ()
+    """``posteriors/*``, by folder name."""
 
 
 def read_records(folder: str | Path) -> Records:
@@ -124,6 +148,7 @@ def read_records(folder: str | Path) -> Records:
         domain=_read_table(folder / "domain.parquet"),
         films=tuple(_read_film(path) for path in films if path.with_suffix(".safetensors").exists()),
         training=_read_json(folder / "training.json"),
+        posteriors=tuple(_read_posteriors(path.parent) for path in sorted(folder.glob("posteriors/*/about.json"))),
     )
 
 
@@ -135,6 +160,7 @@ def _read_set(folder: Path) -> GalaxySet:
     if [str(name) for name in prediction.object_id] != [str(name) for name in cutouts.object_id]:
         raise InputError(f"other galaxies in {folder}/prediction.safetensors", "those of cutouts.fits", "predict again")
     model = _read_arrays(folder / "model.safetensors")[0] if (folder / "model.safetensors").exists() else None
+    refined = folder / "refined.safetensors"
     return GalaxySet(
         name=folder.name,
         title=str(about.get("title") or folder.name),
@@ -147,12 +173,31 @@ def _read_set(folder: Path) -> GalaxySet:
         prediction=prediction,
         model=model,
         maps=_read_maps(folder / "explanation.safetensors"),
+        refined=Prediction.read(refined) if refined.exists() else None,
     )
 
 
 def _read_film(path: Path) -> FilmRecord:
     """A film's two files, named without their endings."""
     return FilmRecord(_read_json(path.with_suffix(".json")) or {}, _read_arrays(path.with_suffix(".safetensors"))[0])
+
+
+def _read_posteriors(folder: Path) -> PosteriorRecord:
+    """One folder of posteriors."""
+    tables = {name: _read_table(folder / f"{name}.parquet") for name in ("galaxies", "errors", "coverage", "joint")}
+    missing = [f"{name}.parquet" for name in ("galaxies", "errors", "coverage") if tables[name] is None]
+    if missing:
+        raise InputError(f"{folder} without {' and '.join(missing)}", "a whole record", "make the records again")
+    draws = folder / "draws.safetensors"
+    return PosteriorRecord(
+        folder.name,
+        _read_json(folder / "about.json") or {},
+        tables["galaxies"] or {},
+        tables["errors"] or {},
+        tables["coverage"] or {},
+        tables["joint"],
+        _read_arrays(draws)[0] if draws.exists() else None,
+    )
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from astropy.table import QTable, vstack
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from galstress.battery import write_table
 from galstress.cutouts import Cutouts, Flag
@@ -25,10 +25,12 @@ from galstress.networks import Network
 from galstress.population import load_population
 from galstress.prediction import predict
 from galstress.recipes import RECIPES
+from galstress.refinement import refine
 from galstress.simulation import simulate
 from galstress.studies.evaluation import Evaluation, evaluate
 from galstress.studies.films import choose_star, film
 from galstress.studies.galleries import REAL, Gallery, has_real_images, load_gallery, simulate_gallery
+from galstress.studies.posteriors import Sample, record_posteriors
 from galstress.studies.records import DrawModels, record_set, write_json
 from galstress.studies.stability import stress_passes
 from galstress.survey import AB_ZERO_POINT_NJY, Survey
@@ -39,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 _FAILURES = (GalstressError, OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
 """What may go wrong with one set of galaxies without stopping the rest; it is told on the page."""
+_LARGEST_REFINED_PX = 128
+"""Side of the largest stamps that are refined: larger ones take many seconds each."""
 _FIRST_SEED = 2_000_000_000
 """Seeds from here on draw what is shown; training mixes its own, and never takes these as they are."""
 
@@ -55,6 +59,12 @@ class Size:
     """Simulated galaxies of each survey that are drawn again at other angles."""
     frames: int = 72
     """Angles of the film; a third of them for the real galaxy, whose pixels are interpolated."""
+    refined: int = 32
+    """Fresh galaxies whose network's and refined posteriors are held against the photon limit; 0 for none."""
+    fitted: int = 2
+    """Of these, how many are fitted without a network, too."""
+    refined_shown: int = 1
+    """Galaxies of each set on the page that are refined, where stamps are not too large for it."""
     angle_step: int = 15
     """Degrees between the angles of one pass; twice that where answers are averaged, four times for interpolation."""
 
@@ -112,11 +122,13 @@ def run_demo(
     steps = run.plan()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not progress, transient=True) as bar:
-        task = bar.add_task("starting", total=sum(step.weight for step in steps))
+        task, done = bar.add_task("starting", total=sum(step.weight for step in steps)), 0.0
         for step in steps:
             bar.update(task, description=step.name)
+            run.tell = partial(_move, bar, task, done, step.weight)
             run.attempt(step)
-            bar.advance(task, step.weight)
+            run.tell(1.0)
+            done += step.weight
     if not run.galleries:
         raise InputError(f"no galaxy that could be measured ({run.left_out})", "one at least", "check the network")
     return Demo(
@@ -127,6 +139,11 @@ def run_demo(
         seconds=sum(found.seconds for found in run.evaluations),
         seeds=(run.seed, run.seed + 999),
     )
+
+
+def _move(bar: Progress, task: TaskID, done: float, weight: float, share: float) -> None:
+    """Move a bar to a share of the step at hand."""
+    bar.update(task, completed=done + weight * share)
 
 
 class _Step(NamedTuple):
@@ -151,6 +168,7 @@ class _Run:
         self.stress: list[QTable] = []
         self.evaluations: list[Evaluation] = []
         self.left_out: dict[str, str] = {}
+        self.tell: Callable[[float], None] = lambda _: None
 
     def plan(self) -> list[_Step]:
         """All steps, in order."""
@@ -163,6 +181,9 @@ class _Run:
         for neighbours in (False, True):
             name = "errors and coverage" + (", with neighbours" if neighbours else "")
             steps.append(_Step(name, 25, partial(self.evaluate, neighbours)))
+        steps += [_Step(f"refining {name}", 4, partial(self.refine, name)) for name in (*real, *self.populations)]
+        seconds = 1.5 * self.size.refined + 3 * self.size.fitted
+        steps.append(_Step("posteriors against the photon limit", seconds, self.compare_with_limit))
         steps.append(_Step("film", 6, self.film_simulated))
         steps += [_Step("film of a real galaxy", 10, self.film_real)] if real else []
         steps.append(_Step("training", 1, self.describe_training))
@@ -236,9 +257,27 @@ class _Run:
             whole = vstack([getattr(found, name) for found in self.evaluations], metadata_conflicts="silent")
             write_table(whole, self.folder / f"{name}.parquet")
 
+    def refine(self, name: str) -> None:
+        """The exact posterior of a few galaxies of a set, under the network's own prior; no large stamps."""
+        gallery = self.galleries.get(name)
+        if gallery is None or gallery.cutouts.images.shape[-1] > _LARGEST_REFINED_PX or not gallery.has_noise:
+            return
+        some = gallery.cutouts.select(slice(0, self.size.refined_shown))
+        prediction = predict(self.network, some, average=True, device=self.device)
+        refined = refine(prediction, some, seed=self.seed % 1000)
+        refined.write(self.folder / "galaxies" / name / "refined.safetensors")
+
+    def compare_with_limit(self) -> None:
+        """Network, refined posteriors and fits beside the smallest errors that the photons allow."""
+        if self.size.refined == 0:
+            return
+        survey = _preferred(self.populations)
+        sample = Sample(survey, self.populations[survey], self.size.refined, self.seed + 600, fitted=self.size.fitted)
+        record_posteriors(self.folder / "posteriors" / survey, self.network, sample, tell=self.tell, device=self.device)
+
     def film_simulated(self) -> None:
         """The film that the page begins with."""
-        survey = "hsc-wide-i" if "hsc-wide-i" in self.populations else next(iter(self.populations))
+        survey = _preferred(self.populations)
         star = choose_star(survey, "nearby", self.seed + 400)
         title = f"A simulated galaxy as {survey} would see it, drawn again at every angle"
         film(self.network, star, "redrawn-rotation", self.size.frames, self.folder, "film", title=title,
@@ -267,6 +306,11 @@ class _Run:
 
 _FILMED = ("hsc-misc", "sdss-pymorph10", "hst-candels-bd201", "hsc-cosmos-udeep147", "hst-cosmos-galsim235")
 """Sets whose first galaxy may turn in a film, the best to look at first."""
+
+
+def _preferred(populations: Mapping[str, str]) -> str:
+    """The survey that is shown where there is room for one."""
+    return "hsc-wide-i" if "hsc-wide-i" in populations else next(iter(populations))
 
 
 def _prior(network: Network) -> Mapping[str, Mapping[str, float]]:
@@ -298,7 +342,7 @@ def _sample_prior(network: Network, count: int, seed: int) -> QTable:
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier run wrote, and nothing else."""
-    for record in folder.glob("galaxies/*/set.json"):
+    for record in (*folder.glob("galaxies/*/set.json"), *folder.glob("posteriors/*/about.json")):
         shutil.rmtree(record.parent)
     for name in ("stress", "accuracy", "coverage", "domain", "film", "film-real", "training"):
         for suffix in (".parquet", ".json", ".safetensors"):
