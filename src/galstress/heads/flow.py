@@ -8,6 +8,8 @@ galaxies that are pure disks or pure bulges, whose B/T sits on one value.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import zuko
 from torch import Tensor, nn
@@ -15,13 +17,15 @@ from torch import Tensor, nn
 from galstress.cutouts import Cutouts
 from galstress.heads.galaxy import INTERNAL_NAMES, GalaxyHead, Reference
 
-__all__ = ["FlowHead"]
+__all__ = ["BEYOND", "EDGE", "SPREAD", "FlowHead"]
 
 _DIM = len(INTERNAL_NAMES)
 _SHARE = INTERNAL_NAMES.index("logit_bulge_to_total")
 _ORDER = (*(place for place in range(_DIM) if place != _SHARE), _SHARE)
-_BEYOND, _SPREAD = 1.0, 0.3
-"""A pure component's logit lies about so far beyond the edge of B/T: a smooth bump, where the truth is a spike."""
+EDGE = math.log(99.0)
+"""|logit(0.01 + 0.98 B/T)| of pure disks and bulges."""
+BEYOND, SPREAD = 1.0, 0.3
+"""A pure component's logit lies so far beyond the edge, with this width: a smooth bump, where the truth is a spike."""
 _DIGITS = 1e4
 _GAUSSIAN = _DIM + _DIM * (_DIM + 1) // 2
 _DIAGONAL = [_DIM + row * (row + 3) // 2 for row in range(_DIM)]
@@ -62,12 +66,11 @@ class FlowHead(GalaxyHead):
     def targets(self, cutouts: Cutouts, reference: Reference) -> Tensor:
         """(N, 12) internal coordinates of the truth, those of pure disks and bulges spread beyond B/T's edges."""
         targets = super().targets(cutouts, reference)
-        edge = torch.logit(torch.tensor(0.99)).item()
         logit = targets[:, _SHARE]
         # as good as random, and yet the same each time: the last digits of the flux
         uniform = torch.frac(targets[:, INTERNAL_NAMES.index("ln_flux")].double().abs() * _DIGITS)
-        beyond = _BEYOND + _SPREAD * torch.special.ndtri(uniform.clamp(0.002, 0.998)).float()
-        pure = logit.abs() >= edge - 1e-4
+        beyond = BEYOND + SPREAD * torch.special.ndtri(uniform.clamp(0.002, 0.998)).float()
+        pure = logit.abs() >= EDGE - 1e-4
         spread = torch.where(pure, logit + logit.sign() * beyond, logit)
         return torch.cat([targets[:, :_SHARE], spread[:, None], targets[:, _SHARE + 1 :]], 1)
 

@@ -91,7 +91,7 @@ class Prediction:
 
     def select(self, rows: slice | Sequence[int] | np.ndarray) -> Prediction:
         """The predictions at ``rows`` (a slice, indices or a boolean array)."""
-        index = np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows)]
+        index = np.arange(len(self))[rows if isinstance(rows, slice) or len(rows) else slice(0, 0)]
         at = torch.as_tensor(index)
         return dataclasses.replace(
             self,

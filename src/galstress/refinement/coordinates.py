@@ -79,7 +79,8 @@ def from_natural(natural: Tensor, iterations: int = 40) -> tuple[Tensor, Tensor]
     ln_volume = torch.log(disk_size * (1 - disk_size**2) / (size * slope.abs().clamp_min(1e-12)))
     ln_volume = ln_volume + torch.log(2 * bulge_size * eta * (1 - bulge_size**2)).clamp_min(-80)
     ln_volume = ln_volume - 0.5 * quantile**2 - 0.5 * math.log(2 * math.pi) + math.log(SCALED_TURN)
-    return internal, ln_volume
+    # the angle between the components repeats: only one turn of it counts
+    return internal, torch.where(natural[..., _DIFFERENCE + 1].abs() > math.pi / 2 / SCALED_TURN, -math.inf, ln_volume)
 
 
 def _bulge_to_total(coordinates: Tensor) -> Tensor:

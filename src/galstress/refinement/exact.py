@@ -11,15 +11,17 @@ from rich.progress import track
 from torch import Tensor
 
 from galstress.cutouts import Cutouts, Flag
+from galstress.errors import InputError
 from galstress.heads import Prediction, Reference, from_internal
+from galstress.heads.flow import BEYOND, EDGE
 from galstress.likelihood import Likelihood
 from galstress.refinement.coordinates import from_natural, to_natural
 from galstress.refinement.fitting import Maximum, climb
-from galstress.refinement.priors import BEYOND, EDGE, SHARE, Normal, Prior
+from galstress.refinement.priors import SHARE, Normal, Prior
 from galstress.refinement.sampling import Samples, add_round, propose, sample_posterior
 from galstress.survey import Survey
 
-__all__ = ["SKY_SIGMA", "Starts", "sample_exactly"]
+__all__ = ["SKY_SIGMA", "Starts", "check_stamps", "sample_exactly"]
 
 SKY_SIGMA = 0.02
 """How well the sky is taken to be subtracted, in rms of one pixel: as the training galaxies have it."""
@@ -27,7 +29,7 @@ DRAWS = 512
 """Draws kept of each posterior."""
 _ENOUGH = 130.0
 """Effective samples below which another round follows."""
-_MORE = (512, 1024)
+_MORE = (768, 1536)
 """Points of those rounds."""
 _FEW = 100.0
 _BLOCK = 16
@@ -58,9 +60,28 @@ class _Found:
     """What one block of galaxies gave."""
 
     draws: Tensor
+    """(N, 512, 12) internal coordinates."""
     effective: Tensor
+    """(N,) effective samples."""
     chi_square: Tensor
+    """(N,) of the best point, per degree of freedom."""
     ln_evidence: Tensor
+    """(N,)."""
+    pixels: Tensor
+    """(N,) pixels that count."""
+
+
+def check_stamps(cutouts: Cutouts) -> None:
+    """Refuse cutouts that are not square or below 16 pixels.
+
+    Raises:
+        InputError: They are.
+    """
+    height, width = cutouts.images.shape[1:]
+    if min(height, width) < 16 or height != width:
+        raise InputError(
+            f"cutouts of {width} x {height} pixels", "square ones of 16 or more", "load them with stamp_px=64"
+        )
 
 
 def sample_exactly(
@@ -89,6 +110,8 @@ def sample_exactly(
     """
     count = len(cutouts)
     flags = flags.copy()
+    dark = (cutouts.mask | cutouts.neighbour_mask).flatten(1).all(1).cpu().numpy()
+    flags[dark] |= int(Flag.ALL_MASKED)
     result = torch.full((count, DRAWS, starts.internal.shape[-1]), math.nan)
     checks = {key: np.full(count, np.nan) for key in ("effective_samples", "chi_square", "ln_evidence")}
     good = torch.as_tensor(np.flatnonzero((flags & int(_UNUSABLE)) == 0))
@@ -101,8 +124,7 @@ def sample_exactly(
         checks["effective_samples"][at] = found.effective.numpy()
         checks["chi_square"][at] = found.chi_square.numpy()
         checks["ln_evidence"][at] = found.ln_evidence.numpy()
-        pixels = Likelihood.of(cutouts.select(rows.numpy())).pixels.numpy()
-        flags[at] |= _judged(found, pixels)
+        flags[at] |= _judged(found)
     draws = result.double()
     mean = draws.mean(1)
     off = draws - mean[:, None]
@@ -124,8 +146,9 @@ def sample_exactly(
 _MEASURED = ("flux", "size_px", "sky_rms")
 
 
-def _judged(found: _Found, pixels: np.ndarray) -> np.ndarray:
+def _judged(found: _Found) -> np.ndarray:
     """Flags of a block: too few effective samples, or a chi-square that noise cannot explain."""
+    pixels = found.pixels.numpy()
     flags = np.zeros(len(pixels), np.int64)
     flags[~(found.effective.numpy() >= _FEW)] |= int(Flag.FEW_SAMPLES)
     # five sigma of a chi-square, and a variance that may be known to a few per cent only
@@ -167,7 +190,7 @@ def _summarised(samples: Samples, target: _Target, generator: torch.Generator) -
     likelihood = target.likelihood
     chi_square = likelihood.chi_square(galaxies) / (likelihood.pixels - points.shape[-1]).clamp_min(1)
     effective = torch.where(usable, samples.effective, 0.0)
-    return _Found(internal, effective, chi_square, samples.ln_evidence)
+    return _Found(internal, effective, chi_square, samples.ln_evidence, likelihood.pixels)
 
 
 @dataclasses.dataclass(frozen=True)

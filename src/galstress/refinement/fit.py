@@ -8,10 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from galstress.cutouts import Cutouts, Flag
-from galstress.errors import InputError
+from galstress.cutouts import Cutouts
 from galstress.heads import INTERNAL_NAMES, Prediction, Reference
-from galstress.refinement.exact import Starts, sample_exactly
+from galstress.refinement.exact import Starts, check_stamps, sample_exactly
 from galstress.refinement.priors import Prior, make_prior
 
 __all__ = ["fit"]
@@ -54,15 +53,7 @@ def fit(
         >>> fitted.names[:2], len(fitted)
         (('bulge_to_total', 'half_light_radius_arcsec'), 2)
     """
-    if min(cutouts.images.shape[1:]) < 16 or cutouts.images.shape[1] != cutouts.images.shape[2]:
-        raise InputError(
-            f"cutouts of {cutouts.images.shape[2]} x {cutouts.images.shape[1]} pixels",
-            "square ones of 16 or more",
-            "load them with stamp_px=64",
-        )
-    flags = cutouts.flags.copy()
-    dark = (cutouts.mask | cutouts.neighbour_mask).flatten(1).all(1).cpu().numpy()
-    flags[dark] |= int(Flag.ALL_MASKED)
+    check_stamps(cutouts)
     reference, shape = measure_moments(cutouts)
     starts = torch.zeros(len(_STARTS), len(cutouts), len(INTERNAL_NAMES), dtype=torch.float64)
     at = {name: place for place, name in enumerate(INTERNAL_NAMES)}
@@ -77,7 +68,7 @@ def fit(
         starts[..., at[f"{name}_difference"]] = -0.4 * starts[..., at[name]]
     own = make_prior(prior, {})
     return sample_exactly(
-        cutouts, Starts(reference, starts, None), own, flags=flags, name="fit", seed=seed, progress=progress
+        cutouts, Starts(reference, starts, None), own, flags=cutouts.flags, name="fit", seed=seed, progress=progress
     )
 
 

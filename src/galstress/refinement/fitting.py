@@ -10,12 +10,13 @@ from torch import Tensor
 
 from galstress.galaxy import Galaxies
 from galstress.heads import INTERNAL_NAMES, Reference, from_internal
+from galstress.heads.flow import BEYOND, EDGE
 from galstress.likelihood import Likelihood
 from galstress.refinement.coordinates import from_natural
-from galstress.refinement.priors import BEYOND, EDGE, SHARE, Normal
+from galstress.refinement.priors import SHARE, Normal
 from galstress.rendering import to_parameters
 
-__all__ = ["Maximum", "climb", "relative_to", "repeat"]
+__all__ = ["Maximum", "climb", "relative_to"]
 
 _ITERATIONS = 12
 _ENOUGH = 0.02
@@ -43,11 +44,6 @@ class Maximum:
         """(M,) Laplace's estimate of the integral."""
         dim = self.natural.shape[-1]
         return self.ln_prob + 0.5 * dim * math.log(2 * math.pi) - 0.5 * torch.logdet(self.precision)
-
-
-def repeat(reference: Reference, rows: Tensor) -> Reference:
-    """The reference of several galaxies an image."""
-    return reference.select(rows)
 
 
 def relative_to(normal: Normal, reference: Reference) -> tuple[Tensor, Tensor]:
@@ -134,7 +130,7 @@ def _curvature(
     likelihood: Likelihood, natural: Tensor, residuals: Tensor, reference: Reference, centre: Tensor, prior: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Fisher matrix plus the prior's precision (N, 12, 12), and the slope (N, 12) of the log-probability."""
-    galaxies, chain = chain_rule(natural, reference)
+    galaxies, chain = _chain_rule(natural, reference)
     both = torch.cat([likelihood.jacobian(galaxies), residuals[:, None]], 1)
     inner = likelihood.product(both, both)
     matrix = chain.mT @ inner[:, :-1, :-1] @ chain + prior
@@ -142,7 +138,7 @@ def _curvature(
     return matrix, slope
 
 
-def chain_rule(natural: Tensor, reference: Reference) -> tuple[Galaxies, Tensor]:
+def _chain_rule(natural: Tensor, reference: Reference) -> tuple[Galaxies, Tensor]:
     """Galaxies of natural coordinates, and d parameters / d coordinates, (N, 12, 12)."""
     with torch.enable_grad():
         moved = natural.detach().clone().requires_grad_()

@@ -15,9 +15,10 @@ from galstress.cutouts import Cutouts
 from galstress.errors import InputError, UnknownNameError
 from galstress.galaxy import Galaxies, galaxies_from_table, half_light_radius
 from galstress.heads import OUTPUTS, Reference, list_outputs, to_internal
+from galstress.heads.flow import BEYOND
 from galstress.likelihood import Likelihood
-from galstress.refinement.exact import SKY_SIGMA, Starts, sample_exactly
-from galstress.refinement.priors import BEYOND, SHARE, Prior, make_prior
+from galstress.refinement.exact import SKY_SIGMA, Starts, check_stamps, sample_exactly
+from galstress.refinement.priors import SHARE, Prior, make_prior
 from galstress.rendering import PARAMETERS, from_parameters, to_parameters
 from galstress.survey import Survey
 
@@ -71,6 +72,7 @@ def limit(
         raise UnknownNameError("kind of limit", kind, _KINDS)
     if cutouts.truth is None:
         raise InputError("cutouts without truth", "simulated cutouts", "make them with galstress.simulate")
+    check_stamps(cutouts)
     survey = cutouts.survey
     truth = galaxies_from_table(cutouts.truth, survey.pixel_scale_arcsec, survey.unit_njy)
     table = QTable({"object_id": cutouts.object_id.astype(str)})
@@ -80,9 +82,8 @@ def limit(
         if sky_sigma not in (None, SKY_SIGMA):
             raise InputError(f"sky_sigma={sky_sigma} with kind='bayes'", f"{SKY_SIGMA} or nothing", "leave it out")
         start = _starts_at(truth, cutouts)
-        flags = cutouts.flags.copy()
         found = sample_exactly(
-            cutouts, start, make_prior(prior, {}), flags=flags, name="limit", seed=seed, progress=progress
+            cutouts, start, make_prior(prior, {}), flags=cutouts.flags, name="limit", seed=seed, progress=progress
         )
         errors = found.std
         table["effective_samples"] = found.effective_samples

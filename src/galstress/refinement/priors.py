@@ -19,6 +19,7 @@ from torch import Tensor
 from galstress.errors import UnknownNameError
 from galstress.galaxy import Galaxies, component_ellipticity
 from galstress.heads import INTERNAL_NAMES, Reference, from_internal, to_internal
+from galstress.heads.flow import BEYOND, EDGE, SPREAD
 from galstress.population import Population, available_populations, load_population
 from galstress.refinement.coordinates import SCALED_TURN, to_natural
 from galstress.survey import Survey
@@ -31,10 +32,6 @@ KINDS = ("mixed", "pure disk", "pure bulge")
 DIM = len(INTERNAL_NAMES)
 _AT = {name: place for place, name in enumerate(INTERNAL_NAMES)}
 SHARE = _AT["logit_bulge_to_total"]
-EDGE = math.log(99.0)
-"""|logit(0.01 + 0.98 B/T)| of pure disks and bulges."""
-BEYOND, SPREAD = 1.0, 0.3
-"""Where their bump lies beyond the edge, and its width."""
 _LN_INDEX = (math.log(0.5), math.log(6.0))
 _LARGEST_ELLIPTICITY = 0.93
 _CENTRE_PX = 2.0
@@ -130,7 +127,9 @@ class WeakPrior:
         kind = kind_of(internal)
         value = torch.where(kind == 0, math.log(1 - 2 * self.pure_share), math.log(self.pure_share))
         for place, (alone, centre, sigma) in enumerate(((1, 0.0, 0.3), (2, math.log(3.5), 0.4))):
-            usual = _ln_normal(torch.log(galaxies.sersic_index[..., place]), centre, sigma)
+            law = torch.distributions.Normal(torch.tensor(centre, dtype=torch.float64), sigma)
+            kept = law.cdf(torch.tensor(_LN_INDEX[1])) - law.cdf(torch.tensor(_LN_INDEX[0]))
+            usual = _ln_normal(torch.log(galaxies.sersic_index[..., place]), centre, sigma) - torch.log(kept)
             value = value + torch.where(kind == alone, -math.log(_LN_INDEX[1] - _LN_INDEX[0]), usual)
         value = value + _ln_normal(internal[..., _AT["ln_radius_ratio"]], math.log(0.4), 0.6)
         q_disk, q_bulge = galaxies.axis_ratio.unbind(-1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError
 from galstress.heads import Prediction, Reference
-from galstress.refinement.exact import Starts, sample_exactly
+from galstress.refinement.exact import Starts, check_stamps, sample_exactly
 from galstress.refinement.priors import SHARE, Prior, make_prior
 
 __all__ = ["refine"]
@@ -43,7 +43,7 @@ def refine(
         ``ln_evidence``, and the flags ``FEW_SAMPLES`` (below 100 effective ones) and ``BAD_FIT``.
 
     Raises:
-        InputError: Prediction and cutouts are of different objects.
+        InputError: Prediction and cutouts are of different objects, or cutouts are not square or below 16 pixels.
         UnknownNameError: No such population.
 
     Method: damped Gauss-Newton to the maximum for each kind of galaxy (mixed, pure disk, pure bulge), then importance
@@ -63,6 +63,7 @@ def refine(
             "the same objects in the same order",
             "predict these cutouts first",
         )
+    check_stamps(cutouts)
     own = make_prior(prior, prediction.prior)
     draws = _draws_of(prediction, seed)
     refined = sample_exactly(

@@ -3,8 +3,8 @@
 The proposal is a mixture: a Student-t at the maximum of each kind of galaxy (mixed, pure disk,
 pure bulge), with the curvature there as its precision and the kind's evidence as its weight, and
 the posterior that the network gave, as normal kernels around its draws. It is adapted once to the
-first round's weights. All points of both rounds count, weighted by target over the rounds' mean
-proposal (deterministic mixture; Owen & Zhou 2000), so the evidence is unbiased.
+first round's weights. Only points of the last round count: its proposal does not depend on them,
+so the evidence is unbiased.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _KERNEL = 0.6
 _LEAST = 30.0
 """Effective samples of a kind that the adaptation wants before it believes their spread."""
 
-ROUNDS = (192, 448)
+ROUNDS = (160, 480)
 """Points of the first proposal and of the adapted one."""
 
 Target = Callable[[Tensor], Tensor]
@@ -116,7 +116,18 @@ class Samples:
 
     @functools.cached_property
     def ln_weight(self) -> Tensor:
-        """(n, N) ln of target over the rounds' mean proposal."""
+        """(n, N) ln of target over proposal for the last round, minus infinity for the rounds before.
+
+        Those shaped its proposal: weighted by a density that was fitted to them they would count too little, and the
+        evidence would come out several per cent too small.
+        """
+        last = self.counts[-1]
+        weight = self.ln_likely[-last:] - self.proposals[-1].log_prob(self.points[-last:])
+        return torch.cat([torch.full_like(self.ln_likely[:-last], -math.inf), weight])
+
+    @property
+    def ln_mixture_weight(self) -> Tensor:
+        """(n, N) ln of target over the rounds' mean proposal: what the next proposal is fitted to."""
         each = [p.log_prob(self.points) + math.log(n) for p, n in zip(self.proposals, self.counts, strict=True)]
         return self.ln_likely - torch.logsumexp(torch.stack(each), 0) + math.log(sum(self.counts))
 
@@ -137,8 +148,8 @@ class Samples:
 
     @property
     def ln_evidence(self) -> Tensor:
-        """(N,) ln of the mean weight."""
-        return torch.logsumexp(self.ln_weight, 0) - math.log(len(self.ln_weight))
+        """(N,) ln of the last round's mean weight."""
+        return torch.logsumexp(self.ln_weight, 0) - math.log(self.counts[-1])
 
     @property
     def best(self) -> Tensor:
@@ -205,13 +216,14 @@ def add_round(samples: Samples, target: Target, generator: torch.Generator, coun
 def _adapted(proposal: Proposal, samples: Samples) -> Proposal:
     """The proposal with each kind's share, centre and spread taken from weighted points."""
     kinds = kind_of(samples.points)
-    weight = samples.weight
+    ln_weight = samples.ln_mixture_weight
+    weight = torch.softmax(ln_weight, 0)
     centres, roots, shares = [], [], []
     for kind in range(proposal.centre.shape[1]):
         own = torch.where(kinds == kind, weight, 0.0)
         share = own.sum(0)
         shares.append(share)
-        tempered = _tempered(torch.where(kinds == kind, samples.ln_weight, -math.inf))
+        tempered = _tempered(torch.where(kinds == kind, ln_weight, -math.inf))
         centre = (tempered[..., None] * samples.points).sum(0)
         off = samples.points - centre
         covariance = torch.einsum("sn,sni,snj->nij", tempered, off, off)
@@ -223,13 +235,13 @@ def _adapted(proposal: Proposal, samples: Samples) -> Proposal:
         centres.append(torch.where(trust[..., 0] > 0.3, centre, proposal.centre[:, kind]))
         root, failed = torch.linalg.cholesky_ex(mixed)
         roots.append(torch.where((failed == 0)[:, None, None], root, proposal.root[:, kind]))
-    ln_weight = _floored(torch.log(torch.stack(shares, 1).clamp_min(1e-30)))
+    ln_share = _floored(torch.log(torch.stack(shares, 1).clamp_min(1e-30)))
     # a share of the first proposal stays in: what the first round missed can still be found
     return dataclasses.replace(
         proposal,
         centre=torch.cat([torch.stack(centres, 1), proposal.centre], 1),
         root=torch.cat([torch.stack(roots, 1), proposal.root], 1),
-        ln_weight=torch.cat([ln_weight + math.log(0.85), proposal.ln_weight + math.log(0.15)], 1),
+        ln_weight=torch.cat([ln_share + math.log(0.85), proposal.ln_weight + math.log(0.15)], 1),
     )
 
 

@@ -20,8 +20,7 @@ from torch.autograd import forward_ad
 from galstress.galaxy import Galaxies, component_ellipticity, shape_from_ellipticity
 from galstress.profiles import sersic_coefficients, sersic_transform
 from galstress.rendering.images import (
-    _TIERS,
-    _choose_tiers,
+    _by_tier,
     _Lattice,
     _Lens,
     _light_of_copies,
@@ -61,6 +60,7 @@ def to_parameters(galaxies: Galaxies) -> Tensor:
 def from_parameters(parameters: Tensor) -> Galaxies:
     """Galaxies of (..., 12) parameters; the inverse of :func:`to_parameters`. Ellipticities end at 0.97."""
     e1, e2 = parameters[..., 8:10], parameters[..., 10:12]
+    e1 = torch.where(e1.abs() + e2.abs() < 1e-7, e1 + 1e-7, e1)  # what is exactly round has no angle to differentiate
     shrink = (_LARGEST_ELLIPTICITY / torch.hypot(e1, e2).clamp_min(1e-12)).clamp_max(1)
     ratio, angle = shape_from_ellipticity(e1 * shrink, e2 * shrink)
     flux, share, x, y = parameters[..., :4].unbind(-1)
@@ -88,16 +88,10 @@ def render_derivatives(
     result = flux.new_zeros(len(galaxies), len(PARAMETERS), stamp_px, stamp_px)
     if len(galaxies) == 0:
         return result
-    lens = _Lens.make((psf[:1] if psf.stride(0) == 0 else psf).to(flux.dtype), psf_oversampling, tolerance)
-    tiers = _choose_tiers(galaxies, stamp_px, lens, tolerance)
-    for tier, (margin, nodes) in enumerate(_TIERS):
-        members = torch.nonzero(tiers == tier)[:, 0]
-        if len(members) == 0:
-            continue
-        lattice = _Lattice.fitting(galaxies.select(members), stamp_px, max(margin * stamp_px, lens.wing_px), lens)
+    for members, own_lens, lattice, nodes in _by_tier(galaxies, psf, psf_oversampling, stamp_px, tolerance):
         size = max(1, _CHUNK_POINTS // (len(PARAMETERS) * 4 * lattice.weight.numel()))
         for rows in members.split(size):
-            part, own = galaxies.select(rows), lens.select(rows)
+            part, own = galaxies.select(rows), own_lens.select(rows)
             slopes = _wave_slopes(part, own, lattice)
             if nodes:
                 slopes -= _copies_slopes(part, own, lattice, nodes)
@@ -193,9 +187,6 @@ def _copies_slopes(galaxies: Galaxies, lens: _Lens, lattice: _Lattice, nodes: in
     """(N, 12, H, W) derivatives of the copies' light, by forward-mode differentiation."""
     count, number = len(galaxies), len(PARAMETERS)
     values = to_parameters(galaxies).repeat_interleave(number, 0)
-    # a shape that is exactly round has no angle to differentiate
-    is_round = (values[:, 8:10].abs() + values[:, 10:12].abs()) < 1e-7
-    values[:, 8:10] = torch.where(is_round, 1e-7, values[:, 8:10])
     tangent = torch.eye(number, dtype=values.dtype, device=values.device).repeat(count, 1)
     own = lens if len(lens.psf) == 1 else dataclasses.replace(lens, spread=lens.spread.repeat_interleave(number, 0))
     with forward_ad.dual_level():

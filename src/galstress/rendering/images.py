@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -77,13 +78,7 @@ def render(
     result = torch.zeros(images, stamp_px, stamp_px, dtype=dtype, device=device)
     if len(galaxies) == 0:
         return result
-    lens = _Lens.make((psf[:1] if psf.stride(0) == 0 else psf).to(dtype), psf_oversampling, tolerance)
-    tiers = _choose_tiers(galaxies, stamp_px, lens, tolerance)
-    for tier, (margin, nodes) in enumerate(_TIERS):
-        members = torch.nonzero(tiers == tier)[:, 0]
-        if len(members) == 0:
-            continue
-        lattice = _Lattice.fitting(galaxies.select(members), stamp_px, max(margin * stamp_px, lens.wing_px), lens)
+    for members, lens, lattice, nodes in _by_tier(galaxies, psf, psf_oversampling, stamp_px, tolerance):
         touched, place = owner[members].unique_consecutive(return_inverse=True)
         for first in range(0, len(touched), _BLOCK):
             rows = touched[first : first + _BLOCK]
@@ -279,6 +274,20 @@ def _quadratic(galaxies: Galaxies, power: int) -> tuple[Tensor, Tensor, Tensor]:
     cos2, sin2 = torch.cos(galaxies.angle) ** 2, torch.sin(galaxies.angle) ** 2
     q2 = galaxies.axis_ratio ** (2 * power)
     return cos2 + q2 * sin2, torch.sin(2 * galaxies.angle) * (1 - q2), sin2 + q2 * cos2
+
+
+def _by_tier(
+    galaxies: Galaxies, psf: Tensor, psf_oversampling: int, stamp_px: int, tolerance: float
+) -> Iterator[tuple[Tensor, _Lens, _Lattice, int]]:
+    """Members of each tier that has some, with all PSFs, the tier's lattice and Chebyshev points."""
+    shared = psf[:1] if psf.stride(0) == 0 else psf
+    lens = _Lens.make(shared.to(galaxies.flux.dtype), psf_oversampling, tolerance)
+    tiers = _choose_tiers(galaxies, stamp_px, lens, tolerance)
+    for tier, (margin, nodes) in enumerate(_TIERS):
+        members = torch.nonzero(tiers == tier)[:, 0]
+        if len(members):
+            reach = max(margin * stamp_px, lens.wing_px)
+            yield members, lens, _Lattice.fitting(galaxies.select(members), stamp_px, reach, lens), nodes
 
 
 def _choose_tiers(galaxies: Galaxies, stamp_px: int, lens: _Lens, tolerance: float) -> Tensor:
