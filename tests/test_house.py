@@ -3,6 +3,7 @@
 import ast
 import fnmatch
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -140,6 +141,13 @@ def test_every_import_is_a_declared_dependency():
             if not declared & {_normal(owner) for owner in owners.get(top, [])}:
                 undeclared[top] = module_id(path)
     assert undeclared == {}
+
+
+def test_what_photutils_deblends_with_is_a_dependency():
+    # photutils imports it only when two sources touch, so nothing but such an image would miss it
+    deblending = importlib.util.find_spec("photutils.segmentation.deblend")
+    assert "from skimage" in Path(deblending.origin).read_text("utf-8")
+    assert any(line.startswith("scikit-image") for line in PROJECT["project"]["dependencies"])
 
 
 def test_direct_dependencies_are_pinned_in_the_constraints():
