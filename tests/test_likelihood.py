@@ -13,7 +13,7 @@ from scipy import linalg, stats
 from galstress.cutouts import Cutouts
 from galstress.galaxy import Galaxies, galaxies_from_table
 from galstress.likelihood import Likelihood
-from galstress.likelihood.noise import innovation_kernel, whiten
+from galstress.likelihood.noise import REACH, prediction_errors, whiten
 from galstress.optics import add_correlated_noise
 from galstress.rendering import PARAMETERS, from_parameters, render, to_parameters
 from galstress.simulation import simulate
@@ -166,30 +166,22 @@ def test_pixels_count_where_all_that_they_look_back_to_is_there() -> None:
     mask = cutouts.mask.clone()
     mask[0, 15, 12] = True
     kept = Likelihood.of(dataclasses.replace(cutouts, mask=mask)).kept[0] > 0
-    expected = torch.zeros(24, 24, dtype=torch.bool)
-    expected[4:, 4:-4] = True
-    expected[15, 12:17] = False  # itself, and those to the right
-    expected[16:20, 8:17] = False  # the rows below
+    expected = torch.ones(24, 24, dtype=torch.bool)
+    expected[15 : 16 + REACH, 12 : 13 + REACH] = False  # itself, and those to the right and below that look back to it
     assert torch.equal(kept, expected)
 
 
 @pytest.mark.parametrize("survey", [name for name, fwhm in CORRELATION.items() if fwhm > 0])
 def test_innovations_are_white(survey: str) -> None:
-    fwhm, side = CORRELATION[survey], 64
-    kernel = innovation_kernel(fwhm)
-    # the exact spectrum of what the filter makes of the noise: 1 everywhere if it were perfect
-    full = torch.zeros(side, side, dtype=torch.float64)
-    full[: kernel.shape[0], : kernel.shape[1]] = kernel
-    wave = np.fft.fftfreq(side)
-    sigma = fwhm / 2.354820045
-    reach = max(1, math.ceil(4 * sigma))
-    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    along = (taps * np.cos(2 * np.pi * wave[:, None] * np.arange(-reach, reach + 1))).sum(1) ** 2 / (taps**2).sum()
-    spectrum = (torch.fft.fft2(full).abs() ** 2).numpy() * along[:, None] * along
-    assert abs(spectrum - 1).max() < 0.05
-    # and noise as the simulator makes it, on a stamp of its own
+    fwhm, side = CORRELATION[survey], 24
+    # what the two multiplications make of the dense covariance of all pixels: the unit matrix if they were perfect
+    errors = prediction_errors(fwhm, side).numpy()
+    both = np.kron(errors, errors)
+    assert abs(both @ correlation_matrix(fwhm, side) @ both.T - np.eye(side**2)).max() < 0.01
+    # and noise as the simulator makes it
     white = torch.randn(60, 96, 96, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    noise = whiten(add_correlated_noise(white, fwhm), kernel)[:, 4:, 4:-4]
+    raw = add_correlated_noise(white, fwhm)
+    noise = whiten(raw, prediction_errors(fwhm, 96))
     pixels = noise.numel()
     assert float(noise.mean()) == pytest.approx(0, abs=5 * math.sqrt(1.05 / pixels))
     assert float(noise.var()) == pytest.approx(1, abs=5 * math.sqrt(2 / pixels))
@@ -198,7 +190,6 @@ def test_innovations_are_white(survey: str) -> None:
         together = float((noise[:, 5:, 4:-4] * there).mean())
         assert abs(together) < 0.01 + 4 / math.sqrt(pixels), (dy, dx)
     # the noise itself is far from white, so the test above can fail
-    raw = add_correlated_noise(white, fwhm)
     assert float((raw[:, 1:] * raw[:, :-1]).mean()) > 0.1
 
 
@@ -353,6 +344,8 @@ def test_nothing_to_see_gives_zeros() -> None:
 def test_precision_can_be_chosen() -> None:
     cutouts, truth = draw(WHITE)
     single, double = Likelihood.of(cutouts, dtype=torch.float32), Likelihood.of(cutouts)
-    assert single.log_prob(truth).dtype == torch.float32
-    assert double.log_prob(truth).dtype == torch.float64
-    torch.testing.assert_close(single.log_prob(truth).double(), double.log_prob(truth), rtol=1e-4, atol=0.05)
+    assert single.residuals(truth).dtype == torch.float32
+    assert double.residuals(truth).dtype == torch.float64
+    # sums over pixels are in double precision either way
+    assert single.log_prob(truth).dtype == double.log_prob(truth).dtype == torch.float64
+    torch.testing.assert_close(single.log_prob(truth), double.log_prob(truth), rtol=0, atol=0.02)

@@ -283,12 +283,12 @@ def test_what_no_model_describes_is_a_bad_fit() -> None:
 
 
 def test_a_network_with_draws_and_no_prior_named() -> None:
-    cutouts = bright_galaxies(24)[0].select(slice(0, 2))
+    cutouts = bright_galaxies(24)[0].select(slice(0, 8))
     proposal = by_hand(cutouts, 1.0, 1)
-    noise = torch.randn(2, 256, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    noise = torch.randn(8, 256, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     draws = (proposal.internal_mean[:, None] + noise @ proposal.internal_covariance.sqrt()).float()
     flow = refine(dataclasses.replace(proposal, draws=draws), cutouts, seed=8)
-    usual = refined(24, 1.0, 1).select(slice(0, 2))
+    usual = refined(24, 1.0, 1).select(slice(0, 8))
     sure = (flow.effective_samples > 80) & (usual.effective_samples > 80)
     assert sure.any()
     assert_same_posterior(flow.select(sure), usual.select(sure))

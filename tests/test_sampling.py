@@ -20,7 +20,8 @@ from galstress.refinement import PopulationPrior, WeakPrior, exact
 from galstress.refinement.coordinates import from_natural, to_natural
 from galstress.refinement.fitting import Maximum
 from galstress.refinement.priors import EDGE, SHARE, Prior, kind_of
-from galstress.refinement.sampling import ROUNDS, Samples, propose, sample_posterior
+from galstress.refinement.proposals import Density, Proposal, propose
+from galstress.refinement.sampling import Samples, add_round, sample_posterior
 from galstress.simulation import simulate
 from galstress.survey import Survey
 
@@ -243,7 +244,31 @@ def maximum_at(centre: Tensor, precision: Tensor, ln_prob: float, count: int) ->
         precision.expand(count, 12, 12).clone(),
         torch.full((count,), ln_prob, dtype=torch.float64),
         torch.ones(count, dtype=torch.long),
+        slope=torch.zeros(count, 12, dtype=torch.float64),
+        centre=centre.expand(count, 12).clone(),
+        prior=precision.expand(count, 12, 12).clone(),
     )
+
+
+def normal_at(maxima: list[Maximum]) -> Density:
+    """A prior that is the first maximum's own normal one."""
+    return maxima[0].ln_prior
+
+
+def one_student_t(centre: Tensor, covariance: Tensor, count: int, draws: Tensor | None = None) -> Proposal:
+    """A proposal of one component."""
+    root = torch.linalg.cholesky(covariance).expand(count, 1, 12, 12)
+    kernels = None if draws is None else 0.6 * torch.linalg.cholesky(torch.cov(draws[0].T, correction=0))[None]
+    return Proposal(centre.expand(count, 1, 12), root, torch.zeros(count, 1, dtype=torch.float64), draws, kernels)
+
+
+ROUNDS = (300, 400)
+
+
+def two_rounds(target: Density, proposal: Proposal, seed: int) -> Samples:
+    """A first round, and one from the proposal adapted to it."""
+    generator = torch.Generator().manual_seed(seed)
+    return add_round(sample_posterior(target, proposal, ROUNDS[0], generator), target, generator, ROUNDS[1])
 
 
 def test_proposal_density_is_a_mixture_of_student_t_and_kernels() -> None:
@@ -261,35 +286,65 @@ def test_proposal_density_is_a_mixture_of_student_t_and_kernels() -> None:
         + draw_t(2 * 30, 12, 5, torch.Generator().manual_seed(3)).view(30, 2, 12) @ torch.linalg.cholesky(COVARIANCE).T
     )
     for own in (None, draws):
-        proposal = propose(maxima, own)
+        proposal = propose(maxima, own, normal_at(maxima))
         share = proposal.ln_weight.exp().numpy()
+        # the second is off by what its normal prior and the prior differ at its maximum
+        shift = float((maxima[0].ln_prior(other) - maxima[1].ln_prior(other))[0])
+        evidence = np.array([-1.0, -2.0 + shift]) + 0.5 * np.array([0, 12 * math.log(2)])
+        whole = np.exp(evidence) / np.exp(evidence).sum()
+        # mixed galaxies first (at the maximum, and in slices), the other kind between
+        assert share[:, 1] == pytest.approx(whole[1], rel=1e-3)
+        assert share.sum(1) == pytest.approx(1)
         found = proposal.log_prob(points).numpy()
-        evidence = np.array([-1.0, -2.0]) + 0.5 * np.array([0, 12 * math.log(2)])
-        np.testing.assert_allclose(share, np.tile(np.exp(evidence) / np.exp(evidence).sum(), (2, 1)), rtol=1e-6)
         for row in range(2):
             at = points[:, row].numpy()
             expected = sum(
-                share[row, place] * stats.multivariate_t(centre.numpy(), times * COVARIANCE.numpy(), 7).pdf(at)
-                for place, (centre, times) in enumerate(((CENTRE, 1), (other, 2)))
+                weight * stats.multivariate_t(centre.numpy(), (root @ root.T).numpy(), 12).pdf(at)
+                for weight, centre, root in zip(share[row], proposal.centre[row], proposal.root[row], strict=True)
             )
             if own is not None:
                 kernel = 0.36 * np.cov(draws[row].T.numpy(), bias=True)
                 near = np.mean(
                     [stats.multivariate_normal(x, kernel, allow_singular=True).pdf(at) for x in draws[row].numpy()], 0
                 )
-                expected = 0.85 * expected + 0.15 * near
+                expected = 0.92 * expected + 0.08 * near
             np.testing.assert_allclose(found[:, row], np.log(expected), atol=1e-3)
+
+
+def test_slices_follow_a_funnel() -> None:
+    # a bulge whose information falls with the square of its light, under a normal prior: a closed form at each B/T
+    at = CENTRE.clone()
+    at[SHARE] = -1.0
+    share_at = float((torch.sigmoid(at[SHARE]) - 0.01) / 0.98)
+    prior = torch.eye(12, dtype=torch.float64)
+    prior[SHARE, SHARE] = 0.5
+    bulge = AT["ln_bulge_index"]
+    fisher = torch.zeros(12, 12, dtype=torch.float64)
+    fisher[bulge, bulge] = 30.0
+    here = dataclasses.replace(maximum_at(at, fisher + prior, 0.0, 1), prior=prior[None])
+    proposal = propose([here], None, normal_at([here]))
+    slices = slice(1, None)
+    logit = proposal.centre[0, slices, SHARE]
+    assert float(logit.diff().min()) > 0.1  # one after the other along B/T
+    light = ((torch.sigmoid(logit) - 0.01) / 0.98 / share_at).clamp_max(1)
+    expected = 1 / (1 + 30 * light**2)
+    covariance = proposal.root @ proposal.root.mT
+    found = covariance[0, slices, bulge, bulge]
+    assert (found / expected).numpy() == pytest.approx(1, abs=0.25)
+    assert float(found[0]) > 3 * float(found[-1])
+    # and what no component's light informs on keeps the prior's width
+    assert covariance[0, slices, AT["e1"], AT["e1"]].numpy() == pytest.approx(1, abs=1e-6)
 
 
 def test_proposal_draws_from_its_density() -> None:
     draws = (CENTRE + draw_t(64, 12, 50, torch.Generator().manual_seed(4)) @ torch.linalg.cholesky(COVARIANCE).T)[None]
-    single = propose([maximum_at(CENTRE, torch.linalg.inv(COVARIANCE), 0.0, 1)], None)
-    points = single.sample(4000, torch.Generator().manual_seed(5))
+    points = one_student_t(CENTRE, COVARIANCE, 1).sample(4000, torch.Generator().manual_seed(5))
     unit = torch.linalg.solve_triangular(torch.linalg.cholesky(COVARIANCE), (points[:, 0] - CENTRE).T, upper=False)
-    assert stats.kstest((unit**2).sum(0).numpy() / 12, stats.f(12, 7).cdf).pvalue > 1e-3
-    assert stats.kstest(unit[5].numpy(), stats.t(7).cdf).pvalue > 1e-3
-    # with a network's draws: the mean of (another density / this one) is 1
-    mixed = propose([maximum_at(CENTRE, torch.linalg.inv(COVARIANCE), 0.0, 1)], draws)
+    assert stats.kstest((unit**2).sum(0).numpy() / 12, stats.f(12, 12).cdf).pvalue > 1e-3
+    assert stats.kstest(unit[5].numpy(), stats.t(12).cdf).pvalue > 1e-3
+    # with slices and a network's draws: the mean of (another density / this one) is 1
+    maxima = [maximum_at(CENTRE, torch.linalg.inv(COVARIANCE), 0.0, 1)]
+    mixed = propose(maxima, draws, normal_at(maxima))
     points = mixed.sample(4000, torch.Generator().manual_seed(6))
     ratio = (normal_target(points) - LN_TOTAL - mixed.log_prob(points)).exp()
     assert float(ratio.mean()) == pytest.approx(1, abs=4 * float(ratio.std()) / math.sqrt(4000))
@@ -297,14 +352,14 @@ def test_proposal_draws_from_its_density() -> None:
 
 def test_first_round_is_as_effective_as_its_integral_says() -> None:
     count = 5000
-    proposal = propose([maximum_at(CENTRE, torch.linalg.inv(COVARIANCE), 0.0, 1)], None)
-    points = proposal.sample(count, torch.Generator().manual_seed(7))
-    samples = Samples(points, normal_target(points), (proposal,), (count,))
+    samples = sample_posterior(
+        normal_target, one_student_t(CENTRE, COVARIANCE, 1), count, torch.Generator().manual_seed(7)
+    )
     # share of effective samples: 1 over the integral of target^2 / proposal, along the radius
     radius = np.linspace(1e-6, 30, 20_001)
     ln_shell = 11 * np.log(radius) + math.log(2 * math.pi**6 / math.gamma(6))
     ln_normal = -(radius**2) / 2 - 6 * math.log(2 * math.pi)
-    ln_t = math.lgamma(9.5) - math.lgamma(3.5) - 6 * math.log(7 * math.pi) - 9.5 * np.log1p(radius**2 / 7)
+    ln_t = math.lgamma(12) - math.lgamma(6) - 6 * math.log(12 * math.pi) - 12 * np.log1p(radius**2 / 12)
     expected = 1 / np.trapezoid(np.exp(ln_shell + 2 * ln_normal - ln_t), radius)
     assert float(samples.effective[0]) / count == pytest.approx(expected, rel=0.05)
     assert float(samples.ln_evidence[0]) == pytest.approx(LN_TOTAL, abs=4 / math.sqrt(count * expected))
@@ -318,8 +373,9 @@ def test_evidence_moments_and_draws_of_a_known_normal(quality: str) -> None:
     direction = root @ torch.full((12,), off / math.sqrt(12), dtype=torch.float64)
     precision = torch.linalg.inv(COVARIANCE) * (1.3 if quality == "fair" else 0.7)
     draws = CENTRE + draw_t(count * 128, 12, 200, torch.Generator().manual_seed(8)).view(count, 128, 12) @ root.T
-    proposal = propose([maximum_at(CENTRE + direction, precision, 0.0, count)], None if quality == "fair" else draws)
-    samples = sample_posterior(normal_target, proposal, torch.Generator().manual_seed(9))
+    maxima = [maximum_at(CENTRE + direction, precision, 0.0, count)]
+    proposal = propose(maxima, None if quality == "fair" else draws, normal_at(maxima))
+    samples = two_rounds(normal_target, proposal, 9)
     assert samples.points.shape == (sum(ROUNDS), count, 12)
     evidence = (samples.ln_evidence - LN_TOTAL).exp()
     assert float(evidence.mean()) == pytest.approx(1, abs=0.01 + 4 * float(evidence.std()) / math.sqrt(count))
@@ -361,7 +417,7 @@ def test_each_kind_gets_its_share() -> None:
         maximum_at(beyond, torch.linalg.inv(narrow), 3.0, count),
         maximum_at(-beyond, torch.linalg.inv(narrow), -math.inf, count),
     ]
-    samples = sample_posterior(target, propose(maxima, None), torch.Generator().manual_seed(11))
+    samples = two_rounds(target, propose(maxima, None, lambda points: target(points) + 0.5), 11)
     chosen = samples.resample(128, torch.Generator().manual_seed(12))
     pure = (kind_of(chosen) == 1).double().mean(1)
     assert float(pure.mean()) == pytest.approx(0.3, abs=0.01)
@@ -371,8 +427,9 @@ def test_each_kind_gets_its_share() -> None:
 def test_resampling_is_fair() -> None:
     points = torch.arange(7, dtype=torch.float64)[:, None, None].expand(7, 400, 12).clone()
     weight = torch.tensor([0.31, 0.0, 0.17, 0.02, 0.25, 0.2, 0.05], dtype=torch.float64)
-    proposal = propose([maximum_at(CENTRE, torch.eye(12).double(), 0.0, 400)], None)
-    samples = Samples(points, weight.log()[:, None] + proposal.log_prob(points), (proposal,), (7,))
+    proposal = one_student_t(CENTRE, COVARIANCE, 400)
+    drawn_with = proposal.log_prob(points)
+    samples = Samples(points, weight.log()[:, None] + drawn_with, drawn_with, (proposal,), (7,))
     torch.testing.assert_close(samples.weight, weight[:, None].expand(7, 400), rtol=1e-9, atol=1e-12)
     drawn = samples.resample(50, torch.Generator().manual_seed(13))[..., 0]
     counts = torch.stack([(drawn == value).sum(1) for value in range(7)], 1).double()
@@ -389,16 +446,11 @@ def test_resampling_is_fair() -> None:
 def test_a_proposal_that_is_far_off_says_so() -> None:
     root = torch.linalg.cholesky(COVARIANCE)
     away = root @ torch.full((12,), 4.0, dtype=torch.float64)
-    narrow = torch.linalg.inv(COVARIANCE) * 25
-    samples = sample_posterior(
-        normal_target, propose([maximum_at(CENTRE + away, narrow, 0.0, 20)], None), torch.Generator().manual_seed(14)
-    )
+    samples = two_rounds(normal_target, one_student_t(CENTRE + away, COVARIANCE / 25, 20), 14)
     assert float(samples.effective.median()) < 20
     found = exact._Found(torch.zeros(20, 1, 12), samples.effective, torch.ones(20), samples.ln_evidence, PIXELS)
     assert (exact._judged(found) & int(Flag.FEW_SAMPLES)).astype(bool).mean() > 0.9
     # a good one does not
-    good = sample_posterior(
-        normal_target, propose([maximum_at(CENTRE, narrow / 25, 0.0, 20)], None), torch.Generator().manual_seed(15)
-    )
+    good = two_rounds(normal_target, one_student_t(CENTRE, COVARIANCE, 20), 15)
     found = exact._Found(torch.zeros(20, 1, 12), good.effective, torch.ones(20), good.ln_evidence, PIXELS)
     assert (exact._judged(found) == 0).all()

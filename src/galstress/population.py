@@ -40,8 +40,12 @@ _LN_INDEX = (math.log(0.5), math.log(6.0))
 _RATIO = (math.log(0.35), 0.4)
 _Q_MIN = 0.06
 _TURN = math.radians(10)
-_AT_ONCE = 2_000_000
-"""Kernels evaluated together."""
+_AT_ONCE = 64
+"""Galaxies evaluated together: their kernels stay in cache."""
+_EDGE = 6.0
+"""Widths from either end of the line of approach beyond which a kernel counts not at all, or in full."""
+_ORIGIN = {"mag": 22.5, "ln_radius": -1.0}
+"""What kernels are computed relative to: squares of small numbers keep their digits in single precision."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,38 +128,51 @@ class Population:
         galaxies = galaxies.to(dtype=torch.float64)
         ln_radius = torch.log(half_light_radius(galaxies)) if ln_radius is None else ln_radius.double()
         features = _features(galaxies, ln_radius, self.closest > 1)
-        kernels = self._rows.to(features)
-        size = max(1, _AT_ONCE // len(self.table))
-        parts = [self._sum_kernels(rows, kernels) for rows in features.split(size)]
-        value = torch.cat(parts) if parts else features.new_zeros(0)
+        # neighbours along the line together: each chunk then needs few of the table's rows
+        order = features[:, -1].detach().argsort()
+        parts = [self._sum_kernels(rows) for rows in features[order].split(_AT_ONCE)]
+        value = torch.cat(parts)[order.argsort()] if parts else features.new_zeros(0)
         return value + _ln_shared(galaxies)
 
     @functools.cached_property
     def _rows(self) -> Tensor:
-        """The table's side of the kernels."""
-        return _kernels(self.table, self.closest)
+        """The table's side of the kernels, in the order of their places along the line of approach."""
+        rows = _kernels(self.table, self.closest)
+        return rows[rows[:, -1].argsort()]
 
-    def _sum_kernels(self, features: Tensor, kernels: Tensor) -> Tensor:
+    def _sum_kernels(self, features: Tensor) -> Tensor:
         """(N,) logarithm of the mean over the table's rows of products of normal kernels."""
-        # single precision will do for the sum: its largest terms are of order 1
-        each = (features[:, :-1] @ kernels[:, :-1].T).float()
+        kernels = self._rows.to(features)
+        count = len(kernels)
+        on_line: Tensor | float = 1.0
         if self.closest > 1:
-            each = each + self._ln_share_of_line((features[:, -1:] - kernels[:, -1]).float())
-        return torch.logsumexp(each, -1).double() - math.log(len(kernels))
+            kernels, on_line = self._share_of_line(features, kernels)
+        # single precision will do for the sum: its largest terms are of order 1
+        each = features[:, :-1].float() @ kernels[:, :-1].float().T
+        largest = each.detach().amax(-1, keepdim=True)
+        shares = (each - largest).clamp_min(-80).exp() * on_line  # numbers that underflow take six times as long
+        return shares.sum(-1).clamp_min(1e-38).log().double() + largest[:, 0].double() - math.log(count)
 
-    def _ln_share_of_line(self, middle: Tensor) -> Tensor:
-        """Logarithm of the share, in s, of kernels about ``middle`` between no approach and the closest.
+    def _share_of_line(self, features: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
+        """The kernels (M, F) that tell, and the share (N, M), in s, of each that lies on the line.
 
         Along s a galaxy moves on a straight line in magnitude and ln radius, so the product of both normal kernels
         is a normal one in s, and the average over s a difference of two error functions; their product is the same
         to far below rounding, as the line is tens of widths long.
         """
         width, reach = _along_line()[0], math.log(self.closest)
-        value = torch.zeros((), dtype=middle.dtype, device=middle.device)
-        for away, nearest in ((middle, middle.amin()), (reach - middle, reach - middle.amax())):
-            if float(nearest.detach()) < 6 * width:
-                value = value + _ln_half_erfc(away * (-math.sqrt(0.5) / width))
-        return value
+        low, high = (float(place) for place in features[:, -1].detach().aminmax())
+        place, edge = kernels[:, -1].contiguous(), _EDGE * width
+        edges = place.new_tensor([low - reach - edge, high - reach + edge, low - edge, high + edge])
+        first, farthest, nearest, last = torch.searchsorted(place, edges).tolist()
+        if last > first:  # the others cannot be brought to where these galaxies are
+            kernels, place = kernels[first:last], place[first:last]
+            farthest, nearest = farthest - first, nearest - first
+        middle, place = features[:, -1:].float() / width, place.float() / width
+        value = torch.ones(len(features), len(place), device=features.device)
+        value[:, nearest:] *= _ndtr(middle - place[nearest:])
+        value[:, :farthest] *= _ndtr(reach / width - middle + place[:farthest])
+        return kernels, value
 
 
 def available_populations() -> tuple[str, ...]:
@@ -202,10 +219,9 @@ def _truncated_normal(centre: Tensor, sigma: Tensor, uniform: Tensor) -> Tensor:
     return (centre + sigma * torch.special.ndtri(place)).clamp(*_LN_INDEX)
 
 
-def _ln_half_erfc(x: Tensor) -> Tensor:
-    """Logarithm of erfc(x) / 2: what ``log_ndtr`` says, at a third of its time, to 1e-2 beyond 5 and 1e-6 before."""
-    tail = -(x**2) - torch.log(x.clamp_min(5.0)) - math.log(2 * math.sqrt(math.pi))
-    return torch.where(x < 5.0, torch.log(torch.erfc(x.clamp_max(5.0)) / 2), tail)
+def _ndtr(x: Tensor) -> Tensor:
+    """The normal cumulative distribution, from about 1e-30 on: ``torch.special.ndtr`` ends at 1e-8."""
+    return torch.erfc((x * -math.sqrt(0.5)).clamp_max(8.0)) / 2
 
 
 def _along_line() -> tuple[float, float, float]:
@@ -222,7 +238,8 @@ def _features(galaxies: Galaxies, ln_radius: Tensor, is_line: bool) -> Tensor:
     what is left of them across the line of s), logit of the axis ratio, logit of B/T (mixed), ln n (pure ones). The
     last is the place along the line.
     """
-    magnitude = 31.4 - 2.5 * torch.log10(galaxies.flux)
+    magnitude = 31.4 - 2.5 * torch.log10(galaxies.flux) - _ORIGIN["mag"]
+    ln_radius = ln_radius - _ORIGIN["ln_radius"]
     share, ln_n = galaxies.bulge_to_total, torch.log(galaxies.sersic_index)
     logit_q = torch.logit(_unit_ratio(galaxies.axis_ratio[:, 0]))
     logit_b = torch.logit(share.clamp(1e-12, 1 - 1e-12))
@@ -240,6 +257,7 @@ def _features(galaxies: Galaxies, ln_radius: Tensor, is_line: bool) -> Tensor:
 def _kernels(table: Tensor, closest: float) -> Tensor:
     """(K, F) the rows' side of :func:`_features`."""
     magnitude, ln_radius, fitted, logit_q = table.double().unbind(-1)
+    magnitude, ln_radius = magnitude - _ORIGIN["mag"], ln_radius - _ORIGIN["ln_radius"]
     _, of_radius, of_magnitude = _along_line()
     slope = 5 / math.log(10)
     columns: list[Tensor] = []

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from galstress.cutouts import Cutouts
 from galstress.galaxy import Galaxies
-from galstress.likelihood.noise import innovation_kernel, whiten
+from galstress.likelihood.noise import REACH, prediction_errors, whiten
 from galstress.rendering import render, render_derivatives
 
 __all__ = ["Likelihood"]
@@ -48,8 +48,8 @@ class Likelihood:
     """(N or 1, P, P) effective PSF."""
     psf_oversampling: int
     """Samples of ``psf`` a pixel."""
-    kernel: Tensor | None
-    """Filter that whitens correlated noise, or None for white noise."""
+    errors: Tensor | None
+    """What whitens correlated noise (:func:`galstress.likelihood.noise.prediction_errors`), or None for white noise."""
     sky: Tensor
     """(N, H, W) whitened image of a sky of one image unit."""
     sky_precision: Tensor
@@ -85,25 +85,27 @@ class Likelihood:
         weight = torch.where(ignored, 0.0, torch.where(ignored, 1.0, variance).rsqrt())
         images = torch.where(ignored, 0.0, cutouts.images.to(weight))
         fwhm = cutouts.survey.noise_correlation_fwhm_px
-        kernel = innovation_kernel(fwhm).to(weight) if fwhm > 0 else None
-        kept, ln_scale = _counting(ignored, kernel)
-        kept = kept.to(dtype)
+        errors = prediction_errors(fwhm, images.shape[-1]).to(weight) if fwhm > 0 else None
+        kept = _counting(ignored, errors is not None).to(weight)
         psf = cutouts.psf[:1] if len(cutouts.psf) > 1 and cutouts.psf.stride(0) == 0 else cutouts.psf
-        unit = (weight if kernel is None else whiten(weight, kernel)) * kept
+        unit = (weight if errors is None else whiten(weight, errors)) * kept
         rms = cutouts.sky_rms.to(weight)
         prior = (sky_sigma * rms).clamp_min(1e-30) ** -2 if math.isfinite(sky_sigma) else torch.zeros_like(rms)
         pixels = (unit**2).flatten(1).sum(1)
-        normal = (kept * (torch.log(weight.clamp_min(1e-300)) + ln_scale - 0.5 * math.log(2 * math.pi))).flatten(1)
-        constant = normal.sum(1)
+        ln_scale = torch.log(torch.where(weight > 0, weight, 1.0)).double() - 0.5 * math.log(2 * math.pi)
+        if errors is not None:
+            ln_along = torch.log(torch.diagonal(errors)).double()
+            ln_scale = ln_scale + ln_along[:, None] + ln_along
+        constant = (kept * ln_scale).sum((1, 2))
         if math.isfinite(sky_sigma):
-            constant = constant - 0.5 * torch.log1p(pixels / prior)
+            constant = constant - 0.5 * torch.log1p(pixels / prior).double()
         return cls(
             images,
             weight,
             kept,
             psf.to(weight),
             cutouts.psf_oversampling,
-            kernel,
+            errors,
             unit,
             (prior + pixels).clamp_min(1e-30),
             constant,
@@ -123,7 +125,7 @@ class Likelihood:
         kept = {
             f.name: getattr(self, f.name)[rows]
             for f in dataclasses.fields(self)
-            if f.name not in ("psf", "psf_oversampling", "kernel")
+            if f.name not in ("psf", "psf_oversampling", "errors")
         }
         return dataclasses.replace(self, psf=self.psf if len(self.psf) == 1 else self.psf[rows], **kept)
 
@@ -143,7 +145,7 @@ class Likelihood:
         for image, first, last in _runs(at):
             part = model[first:last]
             part.neg_().add_(self.images[image]).mul_(self.weight[image])
-            if self.kernel is not None:
+            if self.errors is not None:
                 part.copy_(self._whitened(part)).mul_(self.kept[image])
         return model
 
@@ -161,11 +163,15 @@ class Likelihood:
         residuals = self.residuals(galaxies, rows)
         return self.product(residuals[:, None], residuals[:, None], rows)[:, 0, 0]
 
-    def jacobian(self, galaxies: Galaxies) -> Tensor:
-        """(N, 12, H, W) derivatives of the whitened model in :data:`galstress.rendering.PARAMETERS`."""
-        slopes = render_derivatives(
-            galaxies.to(dtype=self.images.dtype), self.psf, self.psf_oversampling, self.images.shape[-1]
-        )
+    def jacobian(self, galaxies: Galaxies, *, is_rough: bool = False) -> Tensor:
+        """(N, 12, H, W) derivatives of the whitened model in :data:`galstress.rendering.PARAMETERS`.
+
+        Arguments:
+            galaxies: (N,) in pixels and image units.
+            is_rough: As for :func:`galstress.rendering.render_derivatives`.
+        """
+        galaxies, stamp_px = galaxies.to(dtype=self.images.dtype), self.images.shape[-1]
+        slopes = render_derivatives(galaxies, self.psf, self.psf_oversampling, stamp_px, is_rough=is_rough)
         return self._whitened(slopes * self.weight[:, None]) * self.kept[:, None]
 
     def gradient(self, galaxies: Galaxies) -> Tensor:
@@ -182,12 +188,12 @@ class Likelihood:
         return self.product(slopes, slopes)
 
     def product(self, left: Tensor, right: Tensor, rows: Tensor | None = None) -> Tensor:
-        """(M, A, B) inner products of whitened images (M, A, H, W) and (M, B, H, W), the sky taken out."""
+        """(M, A, B) float64 inner products of whitened images (M, A, H, W) and (M, B, H, W), the sky taken out."""
         at = slice(None) if rows is None else rows
         left, right = left.flatten(2), right.flatten(2)
         sky = self.sky[at].flatten(1)[..., None]
         taken = (left @ sky) * (right @ sky).mT / self.sky_precision[at][:, None, None]
-        return left @ right.mT - taken
+        return (left @ right.mT - taken).double()
 
     def _render(self, galaxies: Galaxies, rows: Tensor, tolerance: float) -> Tensor:
         """(M, H, W) models; a PSF of its own for each image is transformed once, however many galaxies it has."""
@@ -203,7 +209,7 @@ class Likelihood:
 
     def _whitened(self, scaled: Tensor) -> Tensor:
         """White noise of pixels in units of their standard deviation."""
-        return scaled if self.kernel is None else whiten(scaled, self.kernel)
+        return scaled if self.errors is None else whiten(scaled, self.errors)
 
 
 def _runs(rows: Tensor) -> list[tuple[int, int, int]]:
@@ -213,12 +219,9 @@ def _runs(rows: Tensor) -> list[tuple[int, int, int]]:
     return list(zip(images.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True))
 
 
-def _counting(ignored: Tensor, kernel: Tensor | None) -> tuple[Tensor, float]:
-    """(N, H, W) 1 where a whitened pixel counts, and ln of one over the innovation's standard deviation."""
-    if kernel is None:
-        return (~ignored).double(), 0.0
-    window = (kernel != 0).to(kernel)
-    reach = kernel.shape[0] - 1
-    missing = torch.nn.functional.pad(ignored.to(kernel), (reach, reach, reach, 0), value=1.0)
-    missing = torch.nn.functional.conv2d(missing[:, None], window[None, None])[:, 0]
-    return (missing < 0.5).to(kernel), math.log(float(kernel[reach, reach]))
+def _counting(ignored: Tensor, is_correlated: bool) -> Tensor:
+    """(N, H, W) whether a whitened pixel counts: all that its prediction looks back to is there."""
+    if not is_correlated:
+        return ~ignored
+    behind = torch.nn.functional.pad(ignored.float()[:, None], (REACH, 0, REACH, 0))
+    return torch.nn.functional.max_pool2d(behind, REACH + 1, stride=1)[:, 0] == 0

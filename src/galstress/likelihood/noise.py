@@ -1,9 +1,9 @@
 """Noise that is correlated between pixels, made white.
 
-Noise behind a drizzling kernel is the output of a stationary process. Read row by row, each
-pixel is a linear prediction from the pixels before it plus an *innovation*, and innovations are
-independent and normal: whitening is one short convolution (Whittle 1954; the causal half-plane
-of neighbours as in Vecchia 1988).
+Noise behind a drizzling kernel is the output of a stationary process whose correlation is a product of one along x
+and one along y. Along either axis a pixel is a linear prediction from the pixels before it plus an *innovation*; taken
+along both axes in turn, innovations are independent and normal. Whitening is thus two multiplications by narrow
+triangular matrices: the inverse of the covariance's Cholesky root, of which only the band that matters is kept.
 """
 
 from __future__ import annotations
@@ -12,54 +12,50 @@ import functools
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["innovation_kernel", "whiten"]
+__all__ = ["REACH", "prediction_errors", "whiten"]
 
-_REACH = 4
-"""Pixels that a prediction looks back, above and to either side."""
+REACH = 6
+"""Pixels that a prediction looks back, along either axis."""
 
 
-@functools.lru_cache(maxsize=16)
-def innovation_kernel(correlation_fwhm_px: float, reach: int = _REACH) -> Tensor:
-    """The filter that turns unit noise behind a Gaussian kernel into unit white noise.
+@functools.lru_cache(maxsize=32)
+def prediction_errors(correlation_fwhm_px: float, size: int, reach: int = REACH) -> Tensor:
+    """What turns a row of unit noise behind a Gaussian kernel into unit white noise.
 
     Arguments:
         correlation_fwhm_px: FWHM of the correlating kernel, pixels, as in ``Survey.noise_correlation_fwhm_px``.
+        size: Pixels of the row.
         reach: Pixels that a prediction looks back.
 
     Returns:
-        (reach + 1, 2 reach + 1) float64 weights of the pixels above and to the left; the last row's middle is the
-        pixel itself.
+        (size, size) float64, lower triangular with ``reach`` bands below the diagonal. Each row takes a pixel less its
+        best linear prediction from the pixels before it, in units of what the prediction leaves over.
     """
     sigma = correlation_fwhm_px / 2.354820045
     radius = max(1, math.ceil(4 * sigma))
     axis = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (axis / sigma) ** 2)
-    padded = nn.functional.pad(kernel, (0, 2 * reach + 2 * radius))
-    lags = torch.stack([(kernel * padded[lag : lag + len(kernel)]).sum() for lag in range(2 * reach + 1)])
+    padded = torch.nn.functional.pad(kernel, (0, reach + 2 * radius))
+    lags = torch.stack([(kernel * padded[lag : lag + len(kernel)]).sum() for lag in range(reach + 1)])
     lags = lags / lags[0]
-    steps = torch.arange(-reach, reach + 1)
-    offsets = torch.cartesian_prod(torch.arange(-reach, 1), steps)
-    offsets = offsets[(offsets[:, 0] < 0) | (offsets[:, 1] < 0)]  # rows above, and to the left in the same row
-    apart = (offsets[:, None] - offsets[None, :]).abs()
-    covariance, towards = lags[apart].prod(-1), lags[offsets.abs()].prod(-1)
-    weights = torch.linalg.solve(covariance, towards)
-    innovation = torch.sqrt(1 - weights @ towards)
-    result = torch.zeros(reach + 1, 2 * reach + 1, dtype=torch.float64)
-    result[offsets[:, 0] + reach, offsets[:, 1] + reach] = -weights / innovation
-    result[reach, reach] = 1 / innovation
+    result = torch.zeros(size, size, dtype=torch.float64)
+    for place in range(size):
+        order = min(place, reach)
+        steps = torch.arange(order)
+        weights = torch.linalg.solve(lags[(steps[:, None] - steps).abs()], lags[1 : order + 1])
+        left_over = torch.sqrt(1 - weights @ lags[1 : order + 1])
+        result[place, place - order : place] = -weights.flip(0) / left_over
+        result[place, place] = 1 / left_over
     return result
 
 
-def whiten(noise: Tensor, kernel: Tensor) -> Tensor:
-    """Unit white noise of unit correlated noise; what lies outside the stamp counts as 0.
+def whiten(noise: Tensor, errors: Tensor) -> Tensor:
+    """Unit white noise of unit correlated noise.
 
     Arguments:
-        noise: (..., H, W) pixels in units of their own standard deviation.
-        kernel: From :func:`innovation_kernel`.
+        noise: (..., S, S) pixels in units of their own standard deviation.
+        errors: (S, S) from :func:`prediction_errors`.
     """
-    reach = kernel.shape[0] - 1
-    # single precision is ample for units of sigma, and its convolutions are ten times faster
-    flat = nn.functional.pad(noise.reshape(-1, 1, *noise.shape[-2:]).float(), (reach, reach, reach, 0))
-    return nn.functional.conv2d(flat, kernel.to(flat)[None, None]).to(noise).view(noise.shape)
+    return errors @ (noise @ errors.T)

@@ -19,7 +19,7 @@ from galstress.rendering import to_parameters
 __all__ = ["Maximum", "climb", "relative_to"]
 
 _ITERATIONS = 12
-_ENOUGH = 0.02
+_ENOUGH = 0.05
 """A step that promises less, in units of log-probability, is the last."""
 _LONGEST = {"x": 1.5, "y": 1.5, "ln_flux": 0.7, "logit_bulge_to_total": 1.5, "ln_radius": 0.5, "e1": 0.25, "e2": 0.25}
 _LONGEST |= {"ln_radius_ratio": 0.7, "ln_disk_index": 0.4, "ln_bulge_index": 0.4}
@@ -38,12 +38,22 @@ class Maximum:
     """(M,) log-likelihood plus the normal prior's log-density."""
     iterations: Tensor
     """(M,) steps tried."""
+    slope: Tensor
+    """(M, 12) of the log-likelihood at the end."""
+    centre: Tensor
+    """(M, 12) of the normal prior."""
+    prior: Tensor
+    """(M, 12, 12) the prior's part of the precision."""
 
     @property
     def ln_evidence(self) -> Tensor:
         """(M,) Laplace's estimate of the integral."""
         dim = self.natural.shape[-1]
         return self.ln_prob + 0.5 * dim * math.log(2 * math.pi) - 0.5 * torch.logdet(self.precision)
+
+    def ln_prior(self, points: Tensor) -> Tensor:
+        """(n, M) log-density of the normal prior at (n, M, 12) points."""
+        return ln_normal(points, self.centre, self.prior)
 
 
 def relative_to(normal: Normal, reference: Reference) -> tuple[Tensor, Tensor]:
@@ -52,6 +62,12 @@ def relative_to(normal: Normal, reference: Reference) -> tuple[Tensor, Tensor]:
     centre[:, INTERNAL_NAMES.index("ln_flux")] -= torch.log(reference.flux * reference.sky_rms)
     centre[:, INTERNAL_NAMES.index("ln_radius")] -= torch.log(reference.size_px)
     return centre, normal.precision.to(reference.flux)
+
+
+def ln_normal(points: Tensor, centre: Tensor, precision: Tensor) -> Tensor:
+    """(..., M) log-density of normal distributions with (M, 12) centres at (..., M, 12) points."""
+    off = (points - centre)[..., None]
+    return -0.5 * (off.mT @ precision @ off)[..., 0, 0] + 0.5 * torch.logdet(precision / (2 * math.pi))
 
 
 def climb(
@@ -101,7 +117,8 @@ def climb(
         matrix[moved], slope[moved] = _curvature(
             part.select(better), there[better], left[better], own.select(better), centre[moved], prior
         )
-    return Maximum(here, matrix, ln_prob, tried)
+    slope = slope - (centre - here) @ prior
+    return Maximum(here, matrix, ln_prob, tried, slope, centre, prior.expand(len(here), -1, -1))
 
 
 def _kept_in_kind(natural: Tensor, start: Tensor) -> Tensor:
@@ -120,9 +137,7 @@ def _evaluate(
     galaxies, _ = from_internal(from_natural(natural)[0], reference)
     residuals = likelihood.residuals(galaxies)
     chi_square = likelihood.product(residuals[:, None], residuals[:, None])[:, 0, 0]
-    off = natural - centre
-    ln_prior = -0.5 * ((off @ prior) * off).sum(-1) + 0.5 * torch.logdet(prior / (2 * math.pi))
-    value = likelihood.constant - 0.5 * chi_square + ln_prior
+    value = likelihood.constant - 0.5 * chi_square + ln_normal(natural, centre, prior)
     return torch.where(torch.isfinite(value), value, -math.inf), residuals
 
 
@@ -131,7 +146,7 @@ def _curvature(
 ) -> tuple[Tensor, Tensor]:
     """Fisher matrix plus the prior's precision (N, 12, 12), and the slope (N, 12) of the log-probability."""
     galaxies, chain = _chain_rule(natural, reference)
-    both = torch.cat([likelihood.jacobian(galaxies), residuals[:, None]], 1)
+    both = torch.cat([likelihood.jacobian(galaxies, is_rough=True), residuals[:, None]], 1)
     inner = likelihood.product(both, both)
     matrix = chain.mT @ inner[:, :-1, :-1] @ chain + prior
     slope = (chain.mT @ inner[:, :-1, -1:])[..., 0] - (natural - centre) @ prior
@@ -140,13 +155,11 @@ def _curvature(
 
 def _chain_rule(natural: Tensor, reference: Reference) -> tuple[Galaxies, Tensor]:
     """Galaxies of natural coordinates, and d parameters / d coordinates, (N, 12, 12)."""
+    dim = natural.shape[-1]
     with torch.enable_grad():
-        moved = natural.detach().clone().requires_grad_()
+        moved = natural.detach().repeat(dim, 1, 1).requires_grad_()  # a copy for each parameter: one pass for all
         galaxies, _ = from_internal(from_natural(moved)[0], reference)
-        parameters = to_parameters(galaxies)
-        rows = [
-            torch.autograd.grad(parameters[:, place].sum(), moved, retain_graph=True)[0]
-            for place in range(parameters.shape[1])
-        ]
-    fixed = Galaxies(**{f.name: getattr(galaxies, f.name).detach() for f in dataclasses.fields(galaxies)})
-    return fixed, torch.stack(rows, 1)
+        parameters = torch.diagonal(to_parameters(galaxies), dim1=0, dim2=2)  # (M, 12)
+        (slopes,) = torch.autograd.grad(parameters.sum(), moved)
+    fixed = Galaxies(**{f.name: getattr(galaxies, f.name)[0].detach() for f in dataclasses.fields(galaxies)})
+    return fixed, slopes.transpose(0, 1)
