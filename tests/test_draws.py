@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import zuko
 from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy.stats import norm
@@ -21,6 +22,7 @@ from galstress.heads import (
     Prediction,
     Reference,
     draw_points,
+    flow,
     from_internal,
     moment_points,
     to_internal,
@@ -455,3 +457,14 @@ def test_draws_of_the_truth_give_the_truth() -> None:
     again = spot.truth_like()
     for name in ("flux_njy", "bulge_to_total", "x_px", "disk_half_light_radius_arcsec", "bulge_axis_ratio"):
         np.testing.assert_allclose(np.asarray(again[name]), np.asarray(simulated.truth[name]), rtol=1e-4, atol=1e-5)
+
+
+def test_splines_are_those_of_zuko() -> None:
+    generator = torch.Generator().manual_seed(6)
+    numbers = [3 * torch.randn(40, 12, size, generator=generator, dtype=torch.float64) for size in (8, 8, 7)]
+    ours, theirs = flow._Spline(*numbers), zuko.transforms.MonotonicRQSTransform(*numbers)
+    x = 3 * torch.randn(40, 12, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours.inv(x), theirs.inv(x), rtol=0, atol=1e-12)
+    for first, second in zip(ours.call_and_ladj(x), theirs.call_and_ladj(x), strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-12)
