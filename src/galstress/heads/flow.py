@@ -115,8 +115,8 @@ class FlowHead(GalaxyHead):
         return torch.cat([raw[:, :_DIM], raw[:, _DIAGONAL], raw[:, _GAUSSIAN:]], -1)
 
 
-class _Spline(zuko.transforms.MonotonicRQSTransform):
-    """The spline of ``zuko.flows.NSF``, its softmax written out: torch's takes ten times as long on so short an axis."""
+class _Spline(zuko.transforms.MonotonicRQSTransform):  # type: ignore[misc]
+    """The spline of ``zuko.flows.NSF``, its softmax written out: torch's takes ten times as long on a short axis."""
 
     def __init__(self, widths: Tensor, heights: Tensor, derivatives: Tensor) -> None:
         super(zuko.transforms.MonotonicRQSTransform, self).__init__()
