@@ -22,22 +22,21 @@ from galstress.refinement.proposals import propose
 from galstress.refinement.sampling import Samples, add_round, sample_posterior
 from galstress.survey import Survey
 
-__all__ = ["SKY_SIGMA", "Starts", "check_stamps", "sample_exactly"]
+__all__ = ["ENOUGH", "SKY_SIGMA", "Starts", "check_effective", "check_stamps", "sample_exactly"]
 
 SKY_SIGMA = 0.02
 """How well the sky is taken to be subtracted, in rms of one pixel: as the training galaxies have it."""
 DRAWS = 512
 """Draws kept of each posterior."""
-_ENOUGH = 105.0
-"""Effective samples below which another round follows."""
-_FIRST = 288
-"""Points of the first round."""
-_MORE = (384, 768, 1536)
-"""Points of the rounds after it."""
+ENOUGH = 150
+"""Effective samples that are aimed for: intervals of so many hold the truth about a point too seldom."""
+_FIRST = 3.0
+"""Points of the first round, for each effective sample that is aimed for."""
+_MORE = (3.0, 6.0, 12.0)
+"""The same of the rounds after it, where they are needed."""
 _FEW = 100.0
 _BLOCK = 32
 _POINTS = 2_000_000
-_HOPELESS = 40.0
 _UNUSABLE = Flag.UNREADABLE | Flag.ALL_MASKED | Flag.TOO_SMALL
 
 
@@ -87,6 +86,16 @@ def check_stamps(cutouts: Cutouts) -> None:
         )
 
 
+def check_effective(effective: int) -> None:
+    """Refuse a number of effective samples that no posterior can be read from.
+
+    Raises:
+        InputError: It is not a whole number of 20 or more.
+    """
+    if not isinstance(effective, int) or effective < 20:
+        raise InputError(f"effective={effective!r}", "a whole number of 20 or more", f"leave it out, for {ENOUGH}")
+
+
 def sample_exactly(
     cutouts: Cutouts,
     starts: Starts,
@@ -95,6 +104,7 @@ def sample_exactly(
     flags: np.ndarray,
     name: str,
     seed: int,
+    effective: int = ENOUGH,
     progress: bool = False,
 ) -> Prediction:
     """Posteriors of disk + bulge + sky given the pixels, under a prior.
@@ -106,6 +116,7 @@ def sample_exactly(
         flags: (N,) flags so far; unusable objects keep their row and hold NaN.
         name: Who says so, for the record.
         seed: Of the samples.
+        effective: Effective samples that are aimed for.
         progress: Show a bar with the time left.
 
     Returns:
@@ -121,7 +132,7 @@ def sample_exactly(
     blocks = good.split(_BLOCK) if len(good) else []
     for number, rows in enumerate(track(blocks, "sampling", disable=not progress, transient=True)):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        found = _sample_block(cutouts.select(rows.numpy()), starts.select(rows), prior, generator)
+        found = _sample_block(cutouts.select(rows.numpy()), starts.select(rows), prior, effective, generator)
         result[rows] = found.draws.float()
         at = rows.numpy()
         checks["effective_samples"][at] = found.effective.numpy()
@@ -160,7 +171,7 @@ def _judged(found: _Found) -> np.ndarray:
     return flags
 
 
-def _sample_block(cutouts: Cutouts, starts: Starts, prior: Prior, generator: torch.Generator) -> _Found:
+def _sample_block(cutouts: Cutouts, starts: Starts, prior: Prior, enough: int, generator: torch.Generator) -> _Found:
     """A block of usable galaxies."""
     # single precision moves a log-likelihood by less than 0.02, and takes half the time
     likelihood = Likelihood.of(cutouts, sky_sigma=SKY_SIGMA, dtype=torch.float32)
@@ -168,16 +179,16 @@ def _sample_block(cutouts: Cutouts, starts: Starts, prior: Prior, generator: tor
     draws = None if starts.draws is None else to_natural(starts.draws)
     target = _Target(likelihood, starts.reference, prior, cutouts.survey)
     proposal = propose(maxima, draws, target.ln_prior)
-    samples = sample_posterior(target, proposal, _FIRST, generator)
+    samples = sample_posterior(target, proposal, round(_FIRST * enough), generator)
     found = _summarised(samples, target, generator)
     rows = torch.arange(len(cutouts))
-    for count in _MORE:
-        poor = ~(samples.effective >= _ENOUGH)
+    for points in _MORE:
+        poor = ~(samples.effective >= enough)
         rows, samples = rows[poor], samples.select(torch.nonzero(poor)[:, 0])
         if len(rows) == 0:
             break
         own = target.select(rows)
-        samples = add_round(samples, own, generator, count)
+        samples = add_round(samples, own, generator, round(points * enough))
         better = _summarised(samples, own, generator)
         for field in dataclasses.fields(found):
             getattr(found, field.name)[rows] = getattr(better, field.name)
@@ -243,28 +254,8 @@ def _climb_all(likelihood: Likelihood, starts: Starts, normals: tuple[Normal, ..
             here[..., SHARE] = (EDGE + BEYOND) * (-1 if kind == 1 else 1)
         else:
             here[..., SHARE] = here[..., SHARE].clamp(-3.0, 3.0)
-        found = [_climb_kind(likelihood, start, starts.reference, normal, maxima) for start in here]
-        maxima.append(_best_of(found))
+        maxima.append(_best_of([climb(likelihood, start, starts.reference, normal) for start in here]))
     return maxima
-
-
-def _climb_kind(
-    likelihood: Likelihood, start: Tensor, reference: Reference, normal: Normal, before: list[Maximum]
-) -> Maximum:
-    """A climb of one kind, left out for galaxies whose B/T the climb before excludes from it by far."""
-    if not before:
-        return climb(likelihood, start, reference, normal)
-    mixed = before[0]
-    sigma = torch.linalg.inv(mixed.precision)[:, SHARE, SHARE].sqrt()
-    off = (start[:, SHARE].sign() * EDGE - mixed.natural[:, SHARE]) / sigma
-    rows = torch.nonzero(0.5 * off**2 < _HOPELESS)[:, 0]
-    left_out = dataclasses.replace(mixed, natural=start.clone(), ln_prob=torch.full_like(sigma, -math.inf))
-    result = Maximum(**{f.name: getattr(left_out, f.name).clone() for f in dataclasses.fields(Maximum)})
-    if len(rows):
-        found = climb(likelihood.select(rows), start[rows], reference.select(rows), normal)
-        for field in dataclasses.fields(Maximum):
-            getattr(result, field.name)[rows] = getattr(found, field.name)
-    return result
 
 
 def _best_of(maxima: list[Maximum]) -> Maximum:

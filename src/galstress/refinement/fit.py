@@ -10,7 +10,7 @@ from torch import Tensor
 
 from galstress.cutouts import Cutouts
 from galstress.heads import INTERNAL_NAMES, Prediction, Reference
-from galstress.refinement.exact import Starts, check_stamps, sample_exactly
+from galstress.refinement.exact import ENOUGH, Starts, check_effective, check_stamps, sample_exactly
 from galstress.refinement.priors import Prior, make_prior
 
 __all__ = ["fit"]
@@ -28,6 +28,7 @@ def fit(
     prior: Prior | Mapping[str, float] | str | None = None,
     *,
     seed: int = 0,
+    effective: int = ENOUGH,
     progress: bool = False,
 ) -> Prediction:
     """Posterior of disk + bulge + sky for each galaxy, without a network.
@@ -38,6 +39,8 @@ def fit(
         prior: A population's name, shares of populations, or a prior; by default ``"weak"``, which assumes little
             (:class:`galstress.refinement.WeakPrior`).
         seed: Of the samples.
+        effective: Effective samples that are aimed for, 20 or more: time grows with them, and so does the number of
+            galaxies whose intervals are as wide as they should be.
         progress: Show a bar with the time left.
 
     Returns:
@@ -54,6 +57,7 @@ def fit(
         (('bulge_to_total', 'half_light_radius_arcsec'), 2)
     """
     check_stamps(cutouts)
+    check_effective(effective)
     reference, shape = measure_moments(cutouts)
     starts = torch.zeros(len(_STARTS), len(cutouts), len(INTERNAL_NAMES), dtype=torch.float64)
     at = {name: place for place, name in enumerate(INTERNAL_NAMES)}
@@ -68,7 +72,14 @@ def fit(
         starts[..., at[f"{name}_difference"]] = -0.4 * starts[..., at[name]]
     own = make_prior(prior, {})
     return sample_exactly(
-        cutouts, Starts(reference, starts, None), own, flags=cutouts.flags, name="fit", seed=seed, progress=progress
+        cutouts,
+        Starts(reference, starts, None),
+        own,
+        flags=cutouts.flags,
+        name="fit",
+        seed=seed,
+        effective=effective,
+        progress=progress,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError
 from galstress.heads import Prediction, Reference
-from galstress.refinement.exact import Starts, check_stamps, sample_exactly
+from galstress.refinement.exact import ENOUGH, Starts, check_effective, check_stamps, sample_exactly
 from galstress.refinement.priors import SHARE, Prior, make_prior
 
 __all__ = ["refine"]
@@ -26,6 +26,7 @@ def refine(
     prior: Prior | Mapping[str, float] | str | None = None,
     *,
     seed: int = 0,
+    effective: int = ENOUGH,
     progress: bool = False,
 ) -> Prediction:
     """The exact posterior of each galaxy, found from a network's.
@@ -36,6 +37,8 @@ def refine(
         prior: A population's name, shares of populations, ``"weak"`` or a prior of one's own; by default that of the
             network, and ``"weak"`` where it names none.
         seed: Of the samples.
+        effective: Effective samples that are aimed for, 20 or more: time grows with them, and so does the number of
+            galaxies whose intervals are as wide as they should be.
         progress: Show a bar with the time left.
 
     Returns:
@@ -47,8 +50,8 @@ def refine(
         UnknownNameError: No such population.
 
     Method: damped Gauss-Newton to the maximum for each kind of galaxy (mixed, pure disk, pure bulge), then importance
-    sampling from Student-t's there mixed with the network's own posterior, adapted once, and once more where few
-    samples count. The model is disk + bulge + a sky level known to 0.02 of the sky's rms.
+    sampling from Student-t's there mixed with the network's own posterior, adapted and drawn from again where
+    few samples count. The model is disk + bulge + a sky level known to 0.02 of the sky's rms.
 
     Example:
         >>> from galstress import Network, predict, simulate
@@ -64,6 +67,7 @@ def refine(
             "predict these cutouts first",
         )
     check_stamps(cutouts)
+    check_effective(effective)
     own = make_prior(prior, prediction.prior)
     draws = _draws_of(prediction, seed)
     refined = sample_exactly(
@@ -73,6 +77,7 @@ def refine(
         flags=prediction.flags,
         name=f"{prediction.network}, refined" if prediction.network else "refined",
         seed=seed,
+        effective=effective,
         progress=progress,
     )
     return dataclasses.replace(refined, prior=prediction.prior)
