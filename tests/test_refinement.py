@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from astropy.table import QTable
 from scipy import optimize, stats
 
 from galstress.cutouts import Cutouts, Flag
@@ -237,6 +238,28 @@ def test_one_seed_one_answer_and_blocks_bound_the_memory(monkeypatch: pytest.Mon
     assert_same_posterior(first.select(sure), together.select(sure))
 
 
+def test_more_effective_samples_for_more_time() -> None:
+    cutouts = bright_galaxies(24)[0].select(slice(0, 6))
+    few, many = (refine(by_hand(cutouts, 1.0, 1), cutouts, seed=3, effective=number) for number in (30, 400))
+    assert np.median(few.effective_samples) < 150
+    assert np.mean(many.effective_samples >= 400) >= 0.5
+    assert_same_posterior(few, many)
+
+
+def test_a_pure_bulge_of_low_index_is_seen() -> None:
+    # one component with n = 1.5 is a disk, a bulge or both: what the mixed maximum says of B/T must not leave one out
+    table = QTable(simulate("hsc-wide-i", 1, seed=2, stamp_px=64).truth)
+    numbers = {"bulge_to_total": 1.0, "disk_flux_njy": 0.0, "bulge_sersic_index": 1.5, "bulge_axis_ratio": 0.7}
+    numbers |= {"flux_njy": 9000.0, "bulge_flux_njy": 9000.0, "bulge_half_light_radius_arcsec": 0.8}
+    numbers |= {"half_light_radius_arcsec": 0.67, "disk_axis_ratio": 0.7, "disk_half_light_radius_arcsec": 1.0}
+    for name, value in numbers.items():
+        table[name][:] = value * (table[name].unit or 1)
+    cutouts = simulate("hsc-wide-i", seed=3, galaxies=table, stamp_px=64)
+    share = fit(cutouts, seed=1).sample(400, 1)[:, 0, 0]
+    assert (share == 1).mean() > 0.02
+    assert (share == 0).mean() > 0.02
+
+
 def test_bad_objects_keep_their_place_beside_good_ones() -> None:
     cutouts = bright_galaxies(24)[0].select(slice(0, 4))
     mask, images, flags = cutouts.mask.clone(), cutouts.images.clone(), cutouts.flags.copy()
@@ -317,5 +340,10 @@ def test_bad_input_is_refused_in_one_line() -> None:
         fit(oblong)
     with pytest.raises(InputError, match="square"):
         refine(proposal, oblong)
+    for few in (19, -1, 40.0):
+        with pytest.raises(InputError, match="20 or more"):
+            refine(proposal, cutouts, effective=few)
+        with pytest.raises(InputError, match="20 or more"):
+            fit(cutouts, effective=few)
     nothing = refine(proposal.select([]), cutouts.select([]))
     assert len(nothing) == 0
