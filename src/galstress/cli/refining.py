@@ -56,7 +56,7 @@ def refine(
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Sample the exact posterior of each galaxy, from what a network says: about a second a galaxy.
+    """Sample the exact posterior of each galaxy, from what a network says: about half a second a galaxy.
 
     The table also holds effective_samples, chi_square (per degree of freedom) and ln_evidence; galaxies with few
     effective samples, or that no disk and bulge describe, are flagged. The network runs on --device, the rest on the
