@@ -131,15 +131,11 @@ def propose(maxima: list[Maximum], draws: Tensor | None, ln_prior: Density) -> P
     pure = [m.ln_evidence + (ln_prior(m.natural[None]) - m.ln_prior(m.natural[None]))[0] for m in maxima[1:]]
     evidence = torch.stack([ln_mixed, *pure], 1)
     ln_kind = _floored(torch.log_softmax(torch.where(torch.isfinite(evidence), evidence, -1e30), 1))
-    at = _Mixture(
-        torch.stack([maximum.natural for maximum in maxima], 1),
-        torch.stack([_root_of_inverse(maximum.precision) for maximum in maxima], 1),
-        torch.cat([ln_kind[:, :1] + math.log(_AT_MAXIMUM), ln_kind[:, 1:]], 1),
-    )
+    ln_at = torch.cat([ln_kind[:, :1] + math.log(_AT_MAXIMUM), ln_kind[:, 1:]], 1)
     ln_slices = slices.ln_weight + ln_kind[:, :1] + math.log1p(-_AT_MAXIMUM)
-    centre = torch.cat([at.centre, slices.centre], 1)
-    root = torch.cat([at.root, slices.root], 1)
-    ln_weight = torch.cat([at.ln_weight, ln_slices], 1)
+    centre = torch.cat([torch.stack([maximum.natural for maximum in maxima], 1), slices.centre], 1)
+    root = torch.cat([torch.stack([_root_of_inverse(m.precision) for m in maxima], 1), slices.root], 1)
+    ln_weight = torch.log_softmax(torch.cat([ln_at, ln_slices], 1), 1)
     if draws is None:
         return Proposal(centre, root, ln_weight, None, None)
     spread = draws - draws.mean(1, keepdim=True)
@@ -158,7 +154,7 @@ class _Mixture:
     ln_weight: Tensor
 
 
-def _slice(maximum: Maximum, ln_prior: Density, steps: int = 41) -> tuple[_Mixture, Tensor]:
+def _slice(maximum: Maximum, ln_prior: Density) -> tuple[_Mixture, Tensor]:
     """Slices along B/T of the posterior about mixed galaxies' maximum, and ln of its integral (N,).
 
     About the maximum the log-likelihood is taken as g u - F u^2 / 2 in the change u of B/T times the light, and in
@@ -167,41 +163,50 @@ def _slice(maximum: Maximum, ln_prior: Density, steps: int = 41) -> tuple[_Mixtu
     B/T; what is left is one-dimensional, and is summed over a grid.
     """
     here, fisher, prior = maximum.natural, maximum.precision - maximum.prior, maximum.prior
-    number, dim = here.shape
+    dim = here.shape[-1]
     others = [place for place in range(dim) if place != SHARE]
-    logit = here[:, SHARE]
-    spread = torch.linalg.inv(maximum.precision)[:, SHARE, SHARE].clamp_min(1e-12).sqrt()
-    offset = torch.sinh(torch.linspace(-3, 3, steps, dtype=here.dtype, device=here.device)) * spread[:, None]
-    grid = (logit[:, None] + offset).clamp(-EDGE, EDGE)  # (N, T)
-    cell = (torch.nn.functional.pad(grid, (0, 1), mode="replicate").diff() + _leading_diff(grid)) / 2
-    moved = grid - logit[:, None]
-    share, before = _bulge_to_total(grid), _bulge_to_total(logit)[:, None]
-    light = (share - before) / (torch.sigmoid(logit) * torch.sigmoid(-logit) / 0.98)[:, None]
-    shrink = torch.ones(number, steps, dim, dtype=here.dtype, device=here.device)
-    shrink[..., _OF_BULGE] *= (share / before.clamp_min(1e-6)).clamp_max(1)[..., None]
-    shrink[..., _OF_DISK] *= ((1 - share) / (1 - before).clamp_min(1e-6)).clamp_max(1)[..., None]
+    grid, cell = _grid_along(maximum)
+    moved = grid - here[:, SHARE, None]
+    light, shrink = _light_along(grid, here[:, SHARE, None])
     shrink = shrink[..., others]
-    inner, cross = fisher[:, others][:, :, others], fisher[:, others, SHARE]
-    prior_inner, prior_cross = prior[:, others][:, :, others][:, None], prior[:, others, SHARE]
-    matrix = shrink[..., :, None] * inner[:, None] * shrink[..., None, :] + prior_inner
-    force = shrink * (maximum.slope[:, None, others] - cross[:, None] * light[..., None])
     pull = ((maximum.centre - here)[:, None] @ prior)[:, 0]
-    force = force + pull[:, None, others] - prior_cross[:, None] * moved[..., None]
-    eye = torch.eye(dim - 1, dtype=here.dtype, device=here.device)
+    force = shrink * (maximum.slope[:, None, others] - fisher[:, None, others, SHARE] * light[..., None])
+    force = force + pull[:, None, others] - prior[:, None, others, SHARE] * moved[..., None]
+    inner, prior_inner = (matrix[:, others][:, None, :, others] for matrix in (fisher, prior))
+    matrix = shrink[..., :, None] * inner * shrink[..., None, :] + prior_inner
     diagonal = torch.diagonal(matrix, dim1=-2, dim2=-1).clamp_min(1e-12)
-    matrix = matrix + 1e-9 * diagonal[..., None] * eye
+    matrix = matrix + 1e-9 * torch.diag_embed(diagonal)
     covariance = torch.linalg.inv(matrix)
     place = (covariance @ force[..., None])[..., 0]  # (N, T, 11) relative to the maximum
-    along, prior_along = (matrix[:, SHARE, SHARE, None] for matrix in (fisher, prior))
-    value = maximum.slope[:, SHARE, None] * light - 0.5 * along * light**2
-    value = value + pull[:, SHARE, None] * moved - 0.5 * prior_along * moved**2
+    value = maximum.slope[:, SHARE, None] * light - 0.5 * fisher[:, SHARE, SHARE, None] * light**2
+    value = value + pull[:, SHARE, None] * moved - 0.5 * prior[:, SHARE, SHARE, None] * moved**2
     value = value + 0.5 * (force * place).sum(-1) - 0.5 * torch.logdet(matrix) + torch.log(cell.clamp_min(1e-30))
-    order = [*range(1, SHARE + 1), 0, *range(SHARE + 1, dim)]
-    points = (here[:, None] + torch.cat([moved[..., None], place], -1)[..., order]).transpose(0, 1)
-    value = value + (ln_prior(points) - maximum.ln_prior(points)).T
-    value = torch.where(torch.isfinite(value), value, -1e30)
+    points = here[:, None] + torch.cat([place[..., :SHARE], moved[..., None], place[..., SHARE:]], -1)
+    exact, stand_in = (density(points.transpose(0, 1)).T for density in (ln_prior, maximum.ln_prior))
+    value = torch.nan_to_num(value + exact - stand_in, nan=-1e30, neginf=-1e30)
     ln_evidence = maximum.ln_prob + 0.5 * (dim - 1) * math.log(2 * math.pi) + torch.logsumexp(value, -1)
-    return _cut(torch.softmax(value, -1), points.transpose(0, 1), covariance, others), ln_evidence
+    return _cut(torch.softmax(value, -1), points, covariance, others), ln_evidence
+
+
+def _grid_along(maximum: Maximum, steps: int = 41) -> tuple[Tensor, Tensor]:
+    """(N, T) values of B/T's coordinate, ten sigma to either side, densest at the maximum, and their cells' widths."""
+    logit = maximum.natural[:, SHARE, None]
+    spread = torch.linalg.inv(maximum.precision)[:, SHARE, SHARE, None].clamp_min(1e-12).sqrt()
+    offset = torch.sinh(torch.linspace(-3, 3, steps, dtype=logit.dtype, device=logit.device)) * spread
+    grid = (logit + offset).clamp(-EDGE, EDGE)
+    apart = grid.diff()
+    pad = torch.nn.functional.pad
+    return grid, (pad(apart, (0, 1)) + pad(apart, (1, 0))) / 2
+
+
+def _light_along(grid: Tensor, logit: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, T) change of B/T from that at (N, 1) ``logit``, in units of its slope there, and (N, T, 12) diagonal of D."""
+    share, before = _bulge_to_total(grid), _bulge_to_total(logit)
+    change = (share - before) / (torch.sigmoid(logit) * torch.sigmoid(-logit) / 0.98)
+    shrink = torch.ones(*grid.shape, len(INTERNAL_NAMES), dtype=grid.dtype, device=grid.device)
+    shrink[..., _OF_BULGE] *= (share / before.clamp_min(1e-6)).clamp_max(1)[..., None]
+    shrink[..., _OF_DISK] *= ((1 - share) / (1 - before).clamp_min(1e-6)).clamp_max(1)[..., None]
+    return change, shrink
 
 
 def _cut(mass: Tensor, points: Tensor, covariance: Tensor, others: list[int]) -> _Mixture:
@@ -221,11 +226,6 @@ def _cut(mass: Tensor, points: Tensor, covariance: Tensor, others: list[int]) ->
     ln_weight = torch.where(failed == 0, torch.log(total / total.sum(-1, keepdim=True)), -math.inf)
     root = torch.where((failed == 0)[..., None, None], root, torch.eye(root.shape[-1], dtype=root.dtype))
     return _Mixture(mean, root, ln_weight)
-
-
-def _leading_diff(grid: Tensor) -> Tensor:
-    """(N, T) distance to the point before, 0 for the first."""
-    return torch.nn.functional.pad(grid.diff(), (1, 0))
 
 
 def _bulge_to_total(logit: Tensor) -> Tensor:
