@@ -38,6 +38,7 @@ import torch
 from astropy.table import Table, vstack
 
 import galstress
+from foveal import SURVEYS
 from galstress.cutouts import Cutouts, Flag
 from galstress.heads import OUTPUTS, Prediction
 from galstress.networks import Network
@@ -48,13 +49,6 @@ from galstress.rendering import draw_truth
 from galstress.scores import bias, bootstrap, count_covered, place_among_samples, rms, scatter, truth_values
 from galstress.simulation import simulate
 
-SURVEYS = {
-    "sdss-r": "nearby",
-    "hsc-wide-i": "cosmos",
-    "hst-acs-f814w": "cosmos",
-    "hst-candels-f814w": "cosmos",
-    "euclid-vis": "cosmos",
-}
 NAMES = ("bulge_to_total", "ln_radius", "ln_flux", "e1", "e2")
 """The whole-galaxy outputs in the terms of their errors."""
 WHO = ("network", "refined")
