@@ -38,8 +38,24 @@ SURVEYS = {
     "hst-acs-f814w": "cosmos",
     "hst-candels-f814w": "cosmos",
     "euclid-vis": "cosmos",
+    "sdss-g": "nearby",
+    "hsc-wide-g": "cosmos",
+    "hsc-wide-r": "cosmos",
+    "hsc-udeep-i": "cosmos",
+    "hst-candels-f606w": "cosmos",
+    "hst-candels-f125w": "cosmos",
+    "hst-wfc3-f160w": "cosmos",
+    "kids-r": "cosmos",
+    "des-r": "cosmos",
+    "decals-r": "nearby",
+    "lsst-i": "cosmos",
+    "roman-f158": "cosmos",
+    "jwst-nircam-f200w": "cosmos",
 }
-STAMPS = {"sdss-r": 192, "hst-acs-f814w": 192}
+"""Population by survey; new ones at the end, since seeds go by place."""
+STAMPS = {"sdss-g": 192, "sdss-r": 192, "hst-acs-f814w": 192, "jwst-nircam-f200w": 192}
+TURNED = ("sdss-r", "hsc-wide-i", "hst-acs-f814w", "hst-candels-f814w", "euclid-vis")
+"""Surveys of the rotation test."""
 SNR_EDGES = (20.0, 50.0, 100.0, 300.0, math.inf)
 OUTPUTS = ("bulge_to_total", "half_light_radius_arcsec", "flux_njy")
 _log = logging.getLogger("foveal")
@@ -122,7 +138,7 @@ def turned(truth: QTable, survey: object, angle: float, centre: float) -> QTable
 def rotation(network: Network, count: int, out: Path, angles: int = 36, averages: bool = True) -> None:
     """Spread of each output over the angles, per galaxy."""
     rows = []
-    for place, survey in enumerate(SURVEYS):
+    for place, survey in enumerate(TURNED):
         seen = next(iter(draw(survey, count, 950_000 + 1000 * place, False)))
         stamp, truth, record = seen.images.shape[-1], seen.truth, seen.survey
         for noise in (False, True):

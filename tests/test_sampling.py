@@ -292,8 +292,8 @@ def test_proposal_density_is_a_mixture_of_student_t_and_kernels() -> None:
         shift = float((maxima[0].ln_prior(other) - maxima[1].ln_prior(other))[0])
         evidence = np.array([-1.0, -2.0 + shift]) + 0.5 * np.array([0, 12 * math.log(2)])
         whole = np.exp(evidence) / np.exp(evidence).sum()
-        # mixed galaxies first (at the maximum, and in slices), the other kind between
-        assert share[:, 1] == pytest.approx(whole[1], rel=1e-3)
+        # mixed galaxies first (at the maximum, and in slices), the other kind between, at the end both once more
+        assert share[:, 1] + share[:, -1] == pytest.approx(whole[1], rel=1e-3)
         assert share.sum(1) == pytest.approx(1)
         found = proposal.log_prob(points).numpy()
         for row in range(2):
@@ -323,7 +323,7 @@ def test_slices_follow_a_funnel() -> None:
     fisher[bulge, bulge] = 30.0
     here = dataclasses.replace(maximum_at(at, fisher + prior, 0.0, 1), prior=prior[None])
     proposal = propose([here], None, normal_at([here]))
-    slices = slice(1, None)
+    slices = slice(1, -1)
     logit = proposal.centre[0, slices, SHARE]
     assert float(logit.diff().min()) > 0.1  # one after the other along B/T
     light = ((torch.sigmoid(logit) - 0.01) / 0.98 / share_at).clamp_max(1)
@@ -334,6 +334,25 @@ def test_slices_follow_a_funnel() -> None:
     assert float(found[0]) > 3 * float(found[-1])
     # and what no component's light informs on keeps the prior's width
     assert covariance[0, slices, AT["e1"], AT["e1"]].numpy() == pytest.approx(1, abs=1e-6)
+
+
+def test_proposal_reaches_along_the_ridge_of_large_radii() -> None:
+    # of a normal posterior with flux, radius and index tied together: the last component knows the regression line
+    radius, flux = AT["ln_radius"], AT["ln_flux"]
+    shear = torch.eye(12, dtype=torch.float64)
+    shear[flux, radius] = 0.8
+    tied = shear @ COVARIANCE @ shear.T
+    maximum = maximum_at(CENTRE, torch.linalg.inv(tied), 0.0, 1)
+    proposal = propose([maximum], None, normal_at([maximum]))
+    sigma = float(tied[radius, radius].sqrt())
+    assert float(proposal.centre[0, -1, radius] - CENTRE[radius]) == pytest.approx(1.5 * sigma, rel=1e-3)
+    covariance = (proposal.root @ proposal.root.mT)[0, -1]
+    assert float(covariance[radius, radius]) == pytest.approx(9 * sigma**2, rel=1e-3)
+    along = float(tied[flux, radius]) / sigma**2
+    assert float(covariance[flux, radius] / covariance[radius, radius]) == pytest.approx(along, rel=1e-3)
+    # across the ridge it is no wider than before
+    across = float(covariance[flux, flux] - along**2 * covariance[radius, radius])
+    assert across == pytest.approx(float(tied[flux, flux]) - along**2 * sigma**2, rel=1e-3)
 
 
 def test_proposal_draws_from_its_density() -> None:

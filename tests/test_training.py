@@ -16,6 +16,7 @@ TINY = dataclasses.replace(
     load_recipe("foveal"),
     surveys={"hsc-wide-i": {"cosmos": 1.0}, "sdss-r": {"nearby": 1.0}},
     stamps={"hsc-wide-i": (64,), "sdss-r": (64, 48)},
+    at_once=2,
     backbone={"name": "foveal", "width": 0.34},
     per_survey=4,
     block=8,
@@ -50,9 +51,9 @@ def test_interrupted_training_goes_on_with_the_same_losses(tmp_path) -> None:
 def test_drawing_is_a_pure_function_of_step_and_seed() -> None:
     late, early = TINY.draw(6, seed=1), TINY.draw(0, seed=1)
     again = TINY.draw(6, seed=1)
-    assert all(torch.equal(a.images, b.images) for a, b in zip(late, again, strict=True))
-    assert not torch.equal(late[0].images, early[0].images)
-    assert not torch.equal(late[0].images, TINY.draw(6, seed=2)[0].images)
+    assert all(torch.equal(a.cutouts.images, b.cutouts.images) for a, b in zip(late, again, strict=True))
+    assert not torch.equal(late[0].cutouts.images, early[0].cutouts.images)
+    assert not torch.equal(late[0].cutouts.images, TINY.draw(6, seed=2)[0].cutouts.images)
 
 
 def test_checkpoint_of_another_schedule_is_refused(tmp_path) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "datasets",
     "decode_flags",
     "explain",
+    "finetune",
     "fit",
     "limit",
     "load",
@@ -52,6 +53,7 @@ _HOMES = {
     "available_surveys": "survey",
     "build_report": "report",
     "explain": "explanation",
+    "finetune": "finetuning",
     "fit": "refinement",
     "limit": "refinement",
     "refine": "refinement",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
     from galstress.cutouts import Cutouts, Flag, decode_flags
     from galstress.errors import GalstressError, InputError, UnknownNameError
     from galstress.explanation import explain
+    from galstress.finetuning import finetune
     from galstress.heads import Prediction
     from galstress.loading import load
     from galstress.networks import Network

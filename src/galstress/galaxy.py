@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -72,6 +73,13 @@ class Galaxies:
     def select(self, rows: Tensor | slice) -> Galaxies:
         """The galaxies at ``rows`` of the first axis."""
         return Galaxies(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+
+    @staticmethod
+    def concatenate(parts: Sequence[Galaxies]) -> Galaxies:
+        """Galaxies of all parts in order."""
+        return Galaxies(
+            **{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Galaxies)}
+        )
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Galaxies:
         """The same galaxies on another device or in another dtype."""

@@ -17,17 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from galstress.cutouts import Cutouts
-from galstress.errors import UnknownNameError
+from galstress.errors import InputError, UnknownNameError
 from galstress.galaxy import Galaxies, half_light_radius
 from galstress.heads import INTERNAL_NAMES
 from galstress.networks import Network
 from galstress.population import load_population
-from galstress.simulation import Scenes, draw_scenes, draw_targets, expose
+from galstress.simulation import Scenes, draw_scenes, draw_targets, expose, turn_images
 from galstress.survey import Survey
-from galstress.training import Schedule, train
+from galstress.training import Lesson, Schedule, train
 
 __all__ = ["RECIPES", "Recipe", "load_recipe"]
 
@@ -48,11 +50,13 @@ class Recipe:
     """Steps and rates."""
     head: str = "flow"
     """Name of the head."""
-    per_survey: int = 32
-    """Galaxies of each survey in a step."""
-    block: int = 256
-    """Scenes rendered at once, of one survey."""
-    exposures: int = 8
+    at_once: int = 6
+    """Surveys in a step, in turn: fewer, larger batches are drawn faster."""
+    per_survey: int = 256
+    """Galaxies of each of them."""
+    block: int = 1024
+    """Scenes rendered at once, of one survey through one PSF."""
+    exposures: int = 16
     """Times that each scene is used."""
     neighbour_share: float = 0.5
     """Share of blocks with neighbours."""
@@ -60,22 +64,53 @@ class Recipe:
     """Share of batches whose pixels are masked outside the galaxy's own segment, as some catalogues cut stamps."""
     faintest_snr: float = 6.0
     """Galaxies estimated below this S/N are not drawn."""
+    psf_share: float = 0.35
+    """Share of blocks seen through a real PSF, where some are given for the survey."""
+    psfs: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    """Real PSFs (N, P, P) by survey, a sample a pixel; :func:`galstress.datasets.psfs.collect_psfs` has some."""
 
-    def draw(self, step: int, *, seed: int, device: torch.device | str = "cpu") -> list[Cutouts]:
-        """The cutouts of a step, one batch a survey: a pure function of step and seed."""
-        steps_a_block = self.block * self.exposures // self.per_survey
-        number, place = divmod(step, steps_a_block)
-        batches = []
-        for order, name in enumerate(self.surveys):
-            scenes = _block(self, name, number, seed, torch.device(device))
-            generator = torch.Generator(device).manual_seed(_mixed(seed, step, order, 1))
-            turn, rows = divmod(place, self.block // self.per_survey)
-            shuffle = torch.Generator().manual_seed(_mixed(seed, number, turn, 2 + order))
-            size = self.per_survey
-            at = torch.randperm(self.block, generator=shuffle)[rows * size : (rows + 1) * size].to(device)
-            turned = _turned(scenes, at, generator)
-            batches.append(_imperfect(expose(turned, generator), turned.model, self.cut_share, generator))
-        return batches
+    def with_psfs(self, source: str | Path | None) -> Recipe:
+        """The recipe with real PSFs: ``"real"`` for those of the data sets, a safetensors file, or None for none.
+
+        Raises:
+            InputError: The data sets are not here, or it is no such file.
+        """
+        if source is None:
+            return self
+        if str(source) == "real":
+            from galstress.datasets.psfs import collect_psfs  # data sets are not needed otherwise
+
+            return dataclasses.replace(self, psfs=collect_psfs())
+        try:
+            psfs = load_file(source)
+        except (OSError, SafetensorError) as error:
+            allowed = "'real', or a .safetensors file of PSFs (N, P, P) by survey"
+            raise InputError(f"PSFs {source} ({error})", allowed, "check the path") from None
+        return dataclasses.replace(self, psfs=psfs)
+
+    def draw(self, step: int, *, seed: int, device: torch.device | str = "cpu") -> list[Lesson]:
+        """What is learned in a step, a lesson a survey: a pure function of step and seed."""
+        surveys, at_once = list(self.surveys), min(self.at_once, len(self.surveys))
+        lessons = []
+        for turn in range(step * at_once, (step + 1) * at_once):
+            visit, place = divmod(turn, len(surveys))
+            shuffle = torch.Generator().manual_seed(_mixed(seed, visit, 3))
+            name = surveys[int(torch.randperm(len(surveys), generator=shuffle)[place])]
+            lessons.append(self._expose(name, visit, seed, torch.device(device)))
+        return lessons
+
+    def _expose(self, name: str, visit: int, seed: int, device: torch.device) -> Lesson:
+        """Galaxies of a survey at its visit of this number."""
+        order = list(self.surveys).index(name)
+        number, place = divmod(visit, self.block * self.exposures // self.per_survey)
+        round_, part = divmod(place, self.block // self.per_survey)
+        shuffle = torch.Generator().manual_seed(_mixed(seed, number, round_, 2 + order))
+        rows = torch.randperm(self.block, generator=shuffle)[part * self.per_survey : (part + 1) * self.per_survey]
+        choose = torch.Generator().manual_seed(_mixed(seed, visit, order, 1))
+        generator = torch.Generator(device).manual_seed(_mixed(seed, visit, order, 4))
+        turned = _turned(_block(self, name, number, seed, device), rows.to(device), choose)
+        cutouts = expose(turned, generator, truth=False)
+        return Lesson(_imperfect(cutouts, turned.model, self.cut_share, choose, generator), turned.targets)
 
     def train(
         self,
@@ -100,7 +135,7 @@ class Recipe:
             torch.manual_seed(seed)
             network = Network.build(self.backbone["name"], self.head, **_settings(self.backbone)).to(device)
 
-        def draw(step: int) -> list[Cutouts]:
+        def draw(step: int) -> list[Lesson]:
             return self.draw(step, seed=seed, device=device)
 
         network, losses = train(network, draw, schedule, checkpoint=checkpoint, progress=progress)
@@ -125,11 +160,11 @@ class Recipe:
         network.head.widening.fill_(1.0)
         pulls = []
         for step in range(0, steps * 1000, 1000):  # every one of another block
-            for cutouts in self.draw(step, seed=seed + 10**6, device=device):
-                raw, inputs = network.raw(cutouts)
+            for lesson in self.draw(step, seed=seed + 10**6, device=device):
+                raw, inputs = network.raw(lesson.cutouts)
                 mean, covariance = network.head.posterior(raw)
                 sigma = torch.diagonal(covariance, dim1=-2, dim2=-1).sqrt()
-                pulls.append((network.head.targets(cutouts, inputs.reference) - mean) / sigma)
+                pulls.append((network.head.place(lesson.galaxies, inputs.reference) - mean) / sigma)
         factor = torch.cat(pulls).abs().quantile(0.6827, dim=0)
         factor[INTERNAL_NAMES.index("logit_bulge_to_total")] = 1.0
         network.head.widening.copy_(factor)
@@ -144,7 +179,8 @@ class Recipe:
                 "recipe": self.name,
                 "seed": seed,
                 "steps": len(losses),
-                "images": len(losses) * self.per_survey * len(self.surveys),
+                "images": len(losses) * self.per_survey * min(self.at_once, len(self.surveys)),
+                "real_psfs": {survey: len(psfs) for survey, psfs in self.psfs.items() if survey in self.surveys},
                 "loss": sum(losses[-200:]) / max(len(losses[-200:]), 1),
                 "loss_step": list(range(0, len(losses), 50)),
                 "losses": [
@@ -179,28 +215,42 @@ class Recipe:
             last = population == list(shares)[-1]
             count = self.block - sum(map(len, parts)) if last else round(self.block * share)
             parts.append(_bright(population, survey, count, stamp_px, self.faintest_snr, generator))
-        return _joined(parts)
+        return Galaxies.concatenate(parts)
 
+
+_DEEP = {"cosmos": 0.8, "nearby": 0.2}
+_WIDE = {"cosmos": 0.5, "nearby": 0.5}
+_NEARBY = {"nearby": 1.0}
+_PIXELS = {"fine": (128, 192, 192), "coarse": (96, 128, 128, 192)}
+_FOVEAL = {
+    "sdss-g": (_NEARBY, "coarse"),
+    "sdss-r": (_NEARBY, "coarse"),
+    "decals-r": (_WIDE, "coarse"),
+    "des-r": (_WIDE, "coarse"),
+    "kids-r": (_WIDE, "coarse"),
+    "hsc-wide-g": (_WIDE, "coarse"),
+    "hsc-wide-r": (_DEEP, "coarse"),
+    "hsc-wide-i": (_DEEP, "coarse"),
+    "hsc-udeep-i": (_DEEP, "coarse"),
+    "lsst-i": (_DEEP, "coarse"),
+    "euclid-vis": (_DEEP, "coarse"),
+    "roman-f158": (_DEEP, "coarse"),
+    "hst-candels-f606w": (_DEEP, "coarse"),
+    "hst-candels-f814w": (_DEEP, "coarse"),
+    "hst-candels-f125w": (_DEEP, "coarse"),
+    "hst-wfc3-f160w": (_DEEP, "coarse"),
+    "hst-acs-f814w": (_DEEP, "fine"),
+    "jwst-nircam-f200w": (_DEEP, "fine"),
+}
+"""Surveys of ``foveal``: which galaxies each sees, and how large its stamps are."""
 
 RECIPES: dict[str, Recipe] = {
     "foveal": Recipe(
         name="foveal",
-        surveys={
-            "sdss-r": {"nearby": 1.0},
-            "hsc-wide-i": {"cosmos": 0.85, "nearby": 0.15},
-            "hst-acs-f814w": {"cosmos": 0.85, "nearby": 0.15},
-            "hst-candels-f814w": {"cosmos": 0.85, "nearby": 0.15},
-            "euclid-vis": {"cosmos": 0.85, "nearby": 0.15},
-        },
-        stamps={
-            "sdss-r": (96, 128, 192),
-            "hsc-wide-i": (96, 128, 128, 192),
-            "hst-acs-f814w": (128, 192, 192),
-            "hst-candels-f814w": (96, 128, 128, 192),
-            "euclid-vis": (96, 128, 128, 192),
-        },
+        surveys={name: shares for name, (shares, _) in _FOVEAL.items()},
+        stamps={name: _PIXELS[pixels] for name, (_, pixels) in _FOVEAL.items()},
         backbone={"name": "foveal", "width": 1.333},
-        schedule=Schedule(steps=13_800),
+        schedule=Schedule(steps=24_000, learning_rate=1.5e-3, warm_up=500, cool_down=0.5),
     ),
 }
 """Recipes by name; one entry adds one to the command line."""
@@ -230,7 +280,7 @@ def _mixed(*numbers: int) -> int:
     return value
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=32)
 def _block(recipe: Recipe, name: str, number: int, seed: int, device: torch.device) -> Scenes:
     """Noise-free scenes of one survey, whose numbers vary from block to block."""
     order = list(recipe.surveys).index(name)
@@ -242,7 +292,14 @@ def _block(recipe: Recipe, name: str, number: int, seed: int, device: torch.devi
     with_neighbours = float(torch.rand(1, generator=choose)) < recipe.neighbour_share
     targets = recipe._targets(name, survey, stamp_px, generator)
     beside = load_population(next(iter(recipe.surveys[name]))) if with_neighbours else None
-    return draw_scenes(targets, survey, stamp_px, beside, generator)
+    return draw_scenes(targets, survey, stamp_px, beside, generator, _choose_psf(recipe, name, choose))
+
+
+def _choose_psf(recipe: Recipe, name: str, choose: torch.Generator) -> Tensor | None:
+    """A real PSF of the survey, or None where it is the survey's own, varied."""
+    share, which = torch.rand(2, generator=choose).tolist()
+    psfs = recipe.psfs.get(name)
+    return psfs[int(which * len(psfs))] if psfs is not None and share < recipe.psf_share else None
 
 
 def _bright(
@@ -260,12 +317,7 @@ def _bright(
         fits = half_light_radius(drawn) < 0.35 * stamp_px
         kept.append(drawn.select(torch.nonzero((snr > faintest) & fits)[: count - found, 0]))
         found += len(kept[-1])
-    return _joined(kept)
-
-
-def _joined(parts: list[Galaxies]) -> Galaxies:
-    """Galaxies of all parts in order."""
-    return Galaxies(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Galaxies)})
+    return Galaxies.concatenate(kept)
 
 
 def _varied(survey: Survey, generator: torch.Generator) -> Survey:
@@ -292,19 +344,16 @@ def _varied(survey: Survey, generator: torch.Generator) -> Survey:
 
 
 def _turned(scenes: Scenes, rows: Tensor, generator: torch.Generator) -> Scenes:
-    """The scenes at ``rows``, target and neighbours each at another turn or mirror about the array's centre."""
-    device = scenes.model.device
-    first, second = torch.randint(8, (2,), generator=generator, device=device).tolist()
-    model, light = (_turn_image(t[rows], e) for t, e in ((scenes.model, first), (scenes.light, second)))
+    """The scenes at ``rows``, target and neighbours each at another turn or mirror about the array's centre.
+
+    The PSF turns with the target; to the neighbours it is as good as round.
+    """
+    first, second = torch.randint(8, (2,), generator=generator).tolist()
+    model, light = (turn_images(t[rows], e) for t, e in ((scenes.model, first), (scenes.light, second)))
     targets = _turn_galaxies(scenes.targets.select(rows), first, (model.shape[-1] - 1) / 2)
     return dataclasses.replace(
-        scenes, targets=targets, model=model, light=light, psf=scenes.psf[: len(rows)], others=None
+        scenes, targets=targets, model=model, light=light, psf=scenes.psf.turned(first, len(rows)), others=None
     )
-
-
-def _turn_image(images: Tensor, element: int) -> Tensor:
-    """Images after element 0 to 7: a mirror of x for 4 and above, then quarter turns from +x towards +y."""
-    return torch.rot90(images.flip(2) if element >= 4 else images, element % 4, (2, 1))
 
 
 def _turn_galaxies(galaxies: Galaxies, element: int, centre: float) -> Galaxies:
@@ -317,11 +366,13 @@ def _turn_galaxies(galaxies: Galaxies, element: int, centre: float) -> Galaxies:
     return dataclasses.replace(galaxies, x=x + centre, y=y + centre, angle=angle + (element % 4) * math.pi / 2)
 
 
-def _imperfect(cutouts: Cutouts, model: Tensor, cut_share: float, generator: torch.Generator) -> Cutouts:
+def _imperfect(
+    cutouts: Cutouts, model: Tensor, cut_share: float, choose: torch.Generator, generator: torch.Generator
+) -> Cutouts:
     """The sky off by a few hundredths of its rms, that rms known to 2 %, and some stamps cut at an isophote."""
     rms = cutouts.sky_rms
     offset, factor = torch.randn(2, len(rms), generator=generator, device=rms.device)
-    choice, isophote = torch.rand(2, generator=generator, device=rms.device).tolist()
+    choice, isophote = torch.rand(2, generator=choose).tolist()
     mask = cutouts.mask
     if choice < cut_share:
         mask = mask | (model < (0.3 + 1.7 * isophote) * rms[:, None, None])

@@ -20,7 +20,17 @@ from galstress.population import Population, load_population
 from galstress.rendering import render
 from galstress.survey import Survey
 
-__all__ = ["MAX_NEIGHBOURS", "Scenes", "draw_scenes", "draw_targets", "expose", "simulate", "survey_psf"]
+__all__ = [
+    "MAX_NEIGHBOURS",
+    "Psfs",
+    "Scenes",
+    "draw_scenes",
+    "draw_targets",
+    "expose",
+    "simulate",
+    "survey_psf",
+    "turn_images",
+]
 
 MAX_NEIGHBOURS = 5
 """Most neighbours drawn beside one galaxy."""
@@ -83,6 +93,33 @@ def simulate(
 
 
 @dataclasses.dataclass(frozen=True)
+class Psfs:
+    """The one effective PSF that a batch of scenes is seen through."""
+
+    images: Tensor
+    """(N, P, P) views of one PSF."""
+    oversampling: int
+    """Samples per pixel."""
+    fwhm_px: float
+    """Full width at half maximum, pixels (pixel included)."""
+
+    @staticmethod
+    def of(survey: Survey, stamp_px: int, count: int, device: torch.device) -> Psfs:
+        """The survey's own."""
+        psf, oversampling, fwhm_px = survey_psf(survey, stamp_px)
+        return Psfs(psf.to(device)[None].expand(count, -1, -1), oversampling, fwhm_px)
+
+    @staticmethod
+    def given(psf: Tensor, count: int) -> Psfs:
+        """A (P, P) PSF with a sample a pixel."""
+        return Psfs(psf[None].expand(count, -1, -1), 1, float(measure_fwhm(psf[None], 1)[0]))
+
+    def turned(self, element: int, count: int) -> Psfs:
+        """The PSF of so many images after a turn or mirror of them; see :func:`turn_images`."""
+        return dataclasses.replace(self, images=turn_images(self.images[:1], element).expand(count, -1, -1))
+
+
+@dataclasses.dataclass(frozen=True)
 class Scenes:
     """Noise-free light of targets and of what lies beside them; one exposure of it makes Cutouts."""
 
@@ -93,8 +130,8 @@ class Scenes:
     """(N, H, W) the targets' light."""
     light: Tensor
     """(N, H, W) the neighbours' light."""
-    psf: Tensor
-    """(N, P, P) effective PSF."""
+    psf: Psfs
+    """Effective PSFs."""
     others: Galaxies | None
     """(M,) neighbours, or None where none were asked for."""
     owner: Tensor
@@ -116,46 +153,64 @@ def draw_targets(
 
 
 def draw_scenes(
-    targets: Galaxies, survey: Survey, stamp_px: int, population: Population | None, generator: torch.Generator
+    targets: Galaxies,
+    survey: Survey,
+    stamp_px: int,
+    population: Population | None,
+    generator: torch.Generator,
+    psf: Tensor | None = None,
 ) -> Scenes:
-    """Render targets and, where a population is given, neighbours drawn from it."""
-    psf, oversampling, _ = survey_psf(survey, stamp_px)
-    psf = psf.to(generator.device)[None].expand(len(targets), -1, -1)
-    model = render(targets, psf, oversampling, stamp_px)
+    """Render targets and, where a population is given, neighbours drawn from it.
+
+    Arguments:
+        targets: (N,) pixels and image units.
+        survey: Whose numbers they are seen with.
+        stamp_px: Side of the images.
+        population: Of the neighbours, or None for none.
+        generator: Of the neighbours; its device is where all is made.
+        psf: (P, P) effective PSF, a sample a pixel, instead of the survey's own.
+    """
+    count, device = len(targets), generator.device
+    lens = Psfs.of(survey, stamp_px, count, device) if psf is None else Psfs.given(psf.to(device), count)
+    model = render(targets, lens.images, lens.oversampling, stamp_px)
     if population is None:
-        nothing = torch.zeros(0, dtype=torch.long, device=generator.device)
-        return Scenes(survey, targets, model, torch.zeros_like(model), psf, None, nothing, nothing > 0)
+        nothing = torch.zeros(0, dtype=torch.long, device=device)
+        return Scenes(survey, targets, model, torch.zeros_like(model), lens, None, nothing, nothing > 0)
     others, owner, is_star = _draw_neighbours(targets, stamp_px, population, survey, generator)
-    light = render(others, psf, oversampling, stamp_px, owner=owner, count=len(targets))
-    return Scenes(survey, targets, model, light, psf, others, owner, is_star)
+    light = render(others, lens.images, lens.oversampling, stamp_px, owner=owner, count=count)
+    return Scenes(survey, targets, model, light, lens, others, owner, is_star)
 
 
-def expose(scenes: Scenes, generator: torch.Generator, noise: bool = True) -> Cutouts:
-    """Cutouts of scenes, with noise or (``noise=False``) only its variance."""
+def expose(scenes: Scenes, generator: torch.Generator, noise: bool = True, *, truth: bool = True) -> Cutouts:
+    """Cutouts of scenes, with noise or (``noise=False``) only its variance.
+
+    Without ``truth`` the tables of truth and neighbours are left out: a training step has the scenes' own tensors.
+    """
     survey, model, light = scenes.survey, scenes.model, scenes.light
-    _, oversampling, fwhm = survey_psf(survey, model.shape[-1])
     images = model + light
     variance = survey.sky_rms**2 + images.clamp_min(0) * survey.photon_variance
     if noise:
         white = torch.randn(images.shape, generator=generator, device=generator.device)
         images = images + variance.sqrt() * add_correlated_noise(white, survey.noise_correlation_fwhm_px)
-    truth = table_from_galaxies(scenes.targets, survey.pixel_scale_arcsec, survey.unit_njy)
-    truth["snr"] = (model**2 / variance).sum((1, 2)).sqrt().cpu().double().numpy()
-    count = len(scenes.targets)
     return Cutouts(
         images=images,
         variance=variance,
         mask=torch.zeros_like(images, dtype=torch.bool),
         neighbour_mask=(light > model) & (light > survey.sky_rms),
-        psf=scenes.psf,
-        psf_oversampling=oversampling,
-        psf_fwhm_px=torch.full((count,), fwhm, device=images.device),
-        sky_rms=torch.full((count,), survey.sky_rms, device=images.device),
+        psf=scenes.psf.images,
+        psf_oversampling=scenes.psf.oversampling,
+        psf_fwhm_px=torch.full_like(images[:, 0, 0], scenes.psf.fwhm_px),
+        sky_rms=torch.full_like(images[:, 0, 0], survey.sky_rms),
         survey=survey,
-        catalogue=empty_catalogue([f"simulated-{i}" for i in range(count)]),
-        truth=truth,
-        neighbours=None if scenes.others is None else _neighbour_table(scenes),
+        catalogue=_catalogue(len(images)).copy() if truth else _catalogue(len(images)),
+        truth=_truth_table(scenes, variance) if truth else None,
+        neighbours=_neighbour_table(scenes) if truth and scenes.others is not None else None,
     )
+
+
+def turn_images(images: Tensor, element: int) -> Tensor:
+    """Images (N, H, W) after element 0 to 7: a mirror of x for 4 and above, then quarter turns from +x towards +y."""
+    return torch.rot90(images.flip(2) if element >= 4 else images, element % 4, (2, 1))
 
 
 @functools.lru_cache(maxsize=32)
@@ -165,6 +220,12 @@ def survey_psf(survey: Survey, stamp_px: int) -> tuple[Tensor, int, float]:
     size = choose_psf_size(survey.psf_fwhm_px, oversampling, stamp_px)
     psf = make_psf(survey.psf, survey.pixel_scale_arcsec, oversampling, size)
     return psf.float(), oversampling, float(measure_fwhm(psf[None], oversampling)[0])
+
+
+@functools.lru_cache(maxsize=8)
+def _catalogue(count: int) -> QTable:
+    """Names of simulated objects."""
+    return empty_catalogue([f"simulated-{i}" for i in range(count)])
 
 
 def _checked(name: str, value: object, low: int, high: int) -> int:
@@ -219,6 +280,13 @@ def _draw_neighbours(
     for name, direction in (("x", torch.cos(angle)), ("y", torch.sin(angle))):
         place[name] = (getattr(targets, name)[owner] + distance * direction).clamp(0, stamp_px - 1)
     return dataclasses.replace(drawn, **place), owner, is_star
+
+
+def _truth_table(scenes: Scenes, variance: Tensor) -> QTable:
+    """The targets' parameters and their S/N if nothing but the targets' own shape were unknown."""
+    table = table_from_galaxies(scenes.targets, scenes.survey.pixel_scale_arcsec, scenes.survey.unit_njy)
+    table["snr"] = (scenes.model**2 / variance).sum((1, 2)).sqrt().cpu().double().numpy()
+    return table
 
 
 def _neighbour_table(scenes: Scenes) -> QTable:

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,12 +19,32 @@ from torch import Tensor, nn
 
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError
+from galstress.galaxy import Galaxies
 from galstress.networks.network import Network
 
-__all__ = ["Draw", "Schedule", "train"]
+__all__ = ["Draw", "Lesson", "Schedule", "train"]
 
-Draw = Callable[[int], Sequence[Cutouts]]
-"""Step to the cutouts of that step: one or more surveys. A pure function of the step, so that training can resume."""
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """Cutouts of one survey and what they show."""
+
+    cutouts: Cutouts
+    """N images; their own ``truth`` is not looked at."""
+    galaxies: Galaxies
+    """(N,) in pixels and image units."""
+
+
+Draw = Callable[[int], Sequence[Lesson]]
+"""Step to what is learned in it, of one or more surveys. A pure function of the step, so that training can resume."""
+
+
+Inputs = Any
+"""A backbone's dataclass: tensors of N rows, and the ``reference`` of the head's coordinates."""
+
+
+_LOOK_EVERY = 20
+"""Steps between looks at the loss."""
 
 _log = logging.getLogger(__name__)
 
@@ -87,13 +108,17 @@ def train(
     """
     modules = network.modules().train()
     parameters = list(modules.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=parameters[0].is_cuda
+    )
     averaged = [p.detach().clone() for p in parameters]
     losses: list[float] = []
     if checkpoint is not None and checkpoint.exists():
         losses = _restore(checkpoint, modules, optimizer, averaged, schedule)
     elif isinstance(network.head.centre, Tensor) and not bool((network.head.scale != 1).any()):
         network.head.set_scale(_first_targets(network, draw))
+    measure_loss = _make_loss(network, draw)
+    pending: list[Tensor] = []
     columns = (
         TextColumn("training"),
         BarColumn(),
@@ -104,11 +129,16 @@ def train(
     with Progress(*columns, disable=not progress) as bar:
         task = bar.add_task("training", total=schedule.steps, completed=len(losses), loss=math.nan)
         for step in range(len(losses), schedule.steps):
-            losses.append(_step(network, draw(step), optimizer, schedule, step))
+            pending.append(_step(network, draw(step), measure_loss, optimizer, schedule.rate(step), schedule.clip))
             decay = min(schedule.average, (step + 1) / (step + 10))
             torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 1 - decay)
-            bar.update(task, advance=1, loss=sum(losses[-100:]) / len(losses[-100:]))
-            if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == schedule.steps):
+            is_kept = checkpoint is not None and (step + 1) % checkpoint_every == 0
+            if not (is_kept or len(pending) == _LOOK_EVERY or step + 1 == schedule.steps):
+                continue
+            losses += _read(pending, len(losses))
+            pending.clear()
+            bar.update(task, completed=step + 1, loss=sum(losses[-100:]) / len(losses[-100:]))
+            if checkpoint is not None and (is_kept or step + 1 == schedule.steps):
                 _store(checkpoint, modules, optimizer, averaged, losses, schedule)
     with torch.no_grad():
         for parameter, value in zip(parameters, averaged, strict=True):
@@ -117,37 +147,85 @@ def train(
     return network, losses
 
 
+class _Loss(nn.Module):
+    """Mean loss as a function of tensors alone, so that a GPU can take forward and backward pass as one graph."""
+
+    def __init__(self, network: Network, inputs: Inputs) -> None:
+        super().__init__()
+        self.backbone, self.head = network.backbone, network.head
+        self.inputs = inputs
+        self.names = [f.name for f in dataclasses.fields(inputs) if isinstance(getattr(inputs, f.name), Tensor)]
+
+    def tensors(self, inputs: Inputs) -> list[Tensor]:
+        """What the backbone takes of its inputs, in order."""
+        return [getattr(inputs, name) for name in self.names]
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Of the inputs' tensors and, last, the targets."""
+        inputs = dataclasses.replace(self.inputs, **dict(zip(self.names, tensors[:-1], strict=True)))
+        loss: Tensor = self.head.loss(self.head(self.backbone(inputs)), tensors[-1]).mean()
+        return loss
+
+
+def _make_loss(network: Network, draw: Draw) -> Callable[[Inputs, Tensor], Tensor]:
+    """Inputs and targets to the mean loss; on a GPU captured once, for batches as large as those of step 0."""
+    inputs, targets = _look(network, draw(0))
+    loss = _Loss(network, inputs)
+    graphed: Callable[..., Tensor] = loss
+    if targets.is_cuda:
+        graphed = _capture(loss, (*loss.tensors(inputs), targets))
+    return lambda inputs, targets: graphed(*loss.tensors(inputs), targets)
+
+
+def _capture(loss: nn.Module, tensors: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+    """A module's passes as CUDA graphs, for tensors of these shapes."""
+    was_checked = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)  # a check waits for the GPU: no graph has that
+    try:
+        return cast(Callable[..., Tensor], torch.cuda.make_graphed_callables(loss, tensors))
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(was_checked)
+
+
+def _look(network: Network, lessons: Sequence[Lesson]) -> tuple[Inputs, Tensor]:
+    """The backbone's inputs and the head's targets of all surveys together."""
+    inputs = network.backbone.inputs_of([lesson.cutouts for lesson in lessons])
+    galaxies = [lesson.galaxies for lesson in lessons]
+    return inputs, network.head.place(Galaxies.concatenate(galaxies), inputs.reference)
+
+
 def _step(
-    network: Network, batches: Sequence[Cutouts], optimizer: torch.optim.Optimizer, schedule: Schedule, step: int
-) -> float:
-    """One step of the optimiser on the batches of all surveys together."""
-    inputs = [network.backbone.inputs(cutouts) for cutouts in batches]
-    targets = torch.cat(
-        [network.head.targets(cutouts, part.reference) for cutouts, part in zip(batches, inputs, strict=True)]
-    )
-    raw = network.head(network.backbone(type(inputs[0]).concatenate(inputs)))
-    loss = network.head.loss(raw, targets).mean()
-    if not math.isfinite(float(loss.detach())):
-        raise InputError(f"a loss of {float(loss.detach())} at step {step}", "a finite loss", "lower the learning rate")
+    network: Network,
+    lessons: Sequence[Lesson],
+    measure_loss: Callable[[Inputs, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    clip: float,
+) -> Tensor:
+    """One step of the optimiser; the loss, still where it was made: to read it would be to wait for it."""
     for group in optimizer.param_groups:
-        group["lr"] = schedule.rate(step)
+        group["lr"] = rate
     optimizer.zero_grad()
+    loss = measure_loss(*_look(network, lessons))
     loss.backward()
-    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], schedule.clip)
+    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
     optimizer.step()
-    return float(loss.detach())
+    return loss.detach().clone()
 
 
-def _first_targets(network: Network, draw: Draw, batches: int = 8) -> Tensor:
+def _read(pending: list[Tensor], first: int) -> list[float]:
+    """Losses of steps from ``first`` on, as numbers."""
+    losses: list[float] = torch.stack(pending).tolist()
+    for step, loss in enumerate(losses, first):
+        if not math.isfinite(loss):
+            raise InputError(f"a loss of {loss} at step {step}", "a finite loss", "lower the learning rate")
+    return losses
+
+
+def _first_targets(network: Network, draw: Draw, steps: int = 8) -> Tensor:
     """Targets of the first steps, from which the head takes its centre and scale."""
     with torch.no_grad():
-        return torch.cat(
-            [
-                network.head.targets(cutouts, network.backbone.inputs(cutouts).reference)
-                for step in range(batches)
-                for cutouts in draw(step)
-            ]
-        )
+        return torch.cat([_look(network, draw(step))[1] for step in range(steps)])
 
 
 def _store(
@@ -190,6 +268,10 @@ def _restore(
         if key.startswith("optimizer."):
             _, place, name = key.split(".")
             state.setdefault(int(place), {})[name] = value
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for place, entries in state.items():  # in the parameters' own memory format, which a fused optimiser insists on
+        moments = {name: torch.empty_like(parameters[place]).copy_(t) for name, t in entries.items() if t.ndim}
+        state[place] = {**entries, **moments}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for place, value in enumerate(averaged):
         value.copy_(tensors[f"average.{place}"])

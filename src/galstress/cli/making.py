@@ -48,6 +48,10 @@ def train(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Where training is kept on the way; by default beside the output.")
     ] = None,
+    psfs: Annotated[
+        str | None,
+        typer.Option(help="Real PSFs beside the analytic: 'real' for those of the data sets, or a .safetensors file."),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint, if there is one.")] = True,
     seed: Seed = 1,
     device: Device = "cpu",
@@ -60,7 +64,7 @@ def train(
     run = begin(context)
     from galstress.recipes import load_recipe
 
-    chosen = load_recipe(recipe)
+    chosen = load_recipe(recipe).with_psfs(psfs)
     # recipe and seed in its name: what another run left is never mistaken for this one's
     checkpoint = checkpoint or output.with_name(f"{output.stem}.{recipe}-seed{seed}.checkpoint.safetensors")
     if not resume:

@@ -14,7 +14,7 @@ import torch
 import zuko
 from torch import Tensor, nn
 
-from galstress.cutouts import Cutouts
+from galstress.galaxy import Galaxies
 from galstress.heads.galaxy import INTERNAL_NAMES, GalaxyHead, Reference
 
 __all__ = ["BEYOND", "EDGE", "SPREAD", "FlowHead"]
@@ -30,7 +30,6 @@ _BINS, _BOUND, _SLOPE = 8, 5.0, 1e-3
 """Of the splines: bins, where they end, and the least slope."""
 _DIGITS = 1e4
 _GAUSSIAN = _DIM + _DIM * (_DIM + 1) // 2
-_DIAGONAL = [_DIM + row * (row + 3) // 2 for row in range(_DIM)]
 
 
 class FlowHead(GalaxyHead):
@@ -50,8 +49,12 @@ class FlowHead(GalaxyHead):
         torch.Size([3, 5, 12])
     """
 
+    _diagonal: Tensor
+
     def __init__(self, features: int, hidden: int = 256, context: int = 32) -> None:
         super().__init__(features, hidden)
+        diagonal = torch.tensor([_DIM + row * (row + 3) // 2 for row in range(_DIM)])
+        self.register_buffer("_diagonal", diagonal, persistent=False)
         self.summary = nn.Sequential(nn.Linear(hidden, 64), nn.SiLU(), nn.Linear(64, context))
         self.flow = zuko.flows.MAF(
             features=_DIM,
@@ -71,9 +74,9 @@ class FlowHead(GalaxyHead):
         hidden = self.layers[1](self.layers[0](features))
         return torch.cat([self.layers[2](hidden), self.summary(hidden)], -1)
 
-    def targets(self, cutouts: Cutouts, reference: Reference) -> Tensor:
-        """(N, 12) internal coordinates of the truth, those of pure disks and bulges spread beyond B/T's edges."""
-        targets = super().targets(cutouts, reference)
+    def place(self, galaxies: Galaxies, reference: Reference) -> Tensor:
+        """(N, 12) internal coordinates of galaxies, those of pure disks and bulges spread beyond B/T's edges."""
+        targets = super().place(galaxies, reference)
         logit = targets[:, _SHARE]
         # as good as random, and yet the same each time: the last digits of the flux
         uniform = torch.frac(targets[:, INTERNAL_NAMES.index("ln_flux")].double().abs() * _DIGITS)
@@ -87,7 +90,7 @@ class FlowHead(GalaxyHead):
         mean, factor = self._gaussian(raw)
         residual = ((targets - self.centre) / self.scale).clamp(-8, 8) - mean
         root = _marginal_root(factor)
-        white = torch.einsum("bij,bi->bj", root, residual[:, _ORDER])
+        white = torch.einsum("bij,bi->bj", root, _share_last(residual))
         volume = torch.log(torch.diagonal(root, dim1=-2, dim2=-1)).sum(-1)
         return super().loss(raw, targets) - self.flow(self._context(raw)).log_prob(white) - volume
 
@@ -112,7 +115,7 @@ class FlowHead(GalaxyHead):
 
     def _context(self, raw: Tensor) -> Tensor:
         """What the flow is told: the Gaussian's means and ln diagonal, and the summary."""
-        return torch.cat([raw[:, :_DIM], raw[:, _DIAGONAL], raw[:, _GAUSSIAN:]], -1)
+        return torch.cat([raw[:, :_DIM], raw[:, self._diagonal], raw[:, _GAUSSIAN:]], -1)
 
 
 class _Spline(zuko.transforms.MonotonicRQSTransform):  # type: ignore[misc]
@@ -136,10 +139,22 @@ def _knots(ln_lengths: Tensor) -> Tensor:
     return _BOUND * (2 * shares.cumsum(-1) - 1)
 
 
+def _share_last(values: Tensor) -> Tensor:
+    """(N, 12, ...) with B/T's place moved to the end (by slices: an index from the CPU would stop a CUDA graph)."""
+    return torch.cat([values[:, :_SHARE], values[:, _SHARE + 1 :], values[:, _SHARE : _SHARE + 1]], 1)
+
+
 def _marginal_root(factor: Tensor) -> Tensor:
     """Lower-triangular M with M M^T the precision of the coordinates in the order in which B/T is last.
 
     Of residuals r in that order, M^T r is white, and its last entry is the marginal residual of B/T.
     """
-    upper = torch.linalg.qr(factor[:, _ORDER].mT).R
-    return (upper * torch.diagonal(upper, dim1=-2, dim2=-1).sign()[..., None]).mT
+    # behind B/T's old place the rows have one entry too many: rotations of neighbouring columns take it away
+    columns = list(_share_last(factor).unbind(-1))
+    for place in range(_SHARE, _DIM - 1):
+        left, right = columns[place], columns[place + 1]
+        length = torch.hypot(left[:, place], right[:, place])[:, None]
+        cos, sin = left[:, place, None] / length, right[:, place, None] / length
+        columns[place], columns[place + 1] = cos * left + sin * right, cos * right - sin * left
+    columns[-1] = columns[-1] * columns[-1][:, -1:].sign()
+    return torch.stack(columns, -1).tril()

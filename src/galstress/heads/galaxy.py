@@ -60,14 +60,15 @@ class Reference:
     """(N,) aperture flux measured on the image, in units of the sky's rms."""
     size_px: Tensor
     """(N,) size measured on the image, pixels."""
-    centre_px: tuple[float, float]
-    """x and y of the array's centre."""
+    centre_px: tuple[float, float] | Tensor
+    """x and y of the array's centre; (2, N) where the images' sizes differ."""
     sky_rms: Tensor
     """(N,) rms of the sky, image units."""
 
     def select(self, rows: Tensor | slice) -> Reference:
         """The rows of the first axis."""
-        return dataclasses.replace(self, flux=self.flux[rows], size_px=self.size_px[rows], sky_rms=self.sky_rms[rows])
+        centre = self.centre_px[:, rows] if isinstance(self.centre_px, Tensor) else self.centre_px
+        return Reference(self.flux[rows], self.size_px[rows], centre, self.sky_rms[rows])
 
 
 def to_internal(galaxies: Galaxies, reference: Reference) -> Tensor:
@@ -209,7 +210,11 @@ class GalaxyHead(nn.Module):
             raise ValueError("only cutouts with truth can train a network")
         survey = cutouts.survey
         galaxies = galaxies_from_table(cutouts.truth, survey.pixel_scale_arcsec, survey.unit_njy)
-        return to_internal(galaxies.to(reference.flux.device, torch.float32), reference)
+        return self.place(galaxies.to(reference.flux.device, torch.float32), reference)
+
+    def place(self, galaxies: Galaxies, reference: Reference) -> Tensor:
+        """(N, 12) internal coordinates of galaxies, in pixels and image units, as the loss takes them."""
+        return to_internal(galaxies, reference)
 
     def set_scale(self, targets: Tensor) -> None:
         """Take centre and scale from (N, 12) targets: median, and half of the 16 to 84 % width."""

@@ -3,15 +3,17 @@
 The stamp is divided by the rms of its sky and seen three times: 48 pixels as they are, 96
 binned by 2, 192 binned by 4, each 48 x 48, stretched by asinh. A small residual network looks
 at the three as channels. Beside it go numbers measured on the image (size, shape and centre
-under a Gaussian weight, curve of growth), all of which turn exactly with the image, and what
-the network may know of the survey: the PSF's width and growth, the electrons in one rms, and
-how far the noise is correlated.
+under a Gaussian weight, curve of growth), and what the network may know of the survey: the
+PSF's width, shape and growth, the electrons in one rms, and how far the noise is correlated.
+All of them turn exactly with the image.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +41,6 @@ class FovealInputs:
     """(N, F) measured on the image and told of the survey."""
     reference: Reference
     """Measured flux and size."""
-
-    @staticmethod
-    def concatenate(parts: list[FovealInputs]) -> FovealInputs:
-        """Inputs of several surveys as one batch (their arrays' centres may differ: keep references apart)."""
-        return FovealInputs(
-            torch.cat([p.views for p in parts]), torch.cat([p.numbers for p in parts]), parts[0].reference
-        )
 
 
 class _Block(nn.Module):
@@ -104,7 +99,7 @@ class Foveal(nn.Module):
         super().__init__()
         self.width, self.blocks = width, blocks
         channels = [len(_BINS), *(max(8, 8 * round(width * c / 8)) for c in (24, 48, 96))]
-        count = len(_GROWTH_RADII) + len(_PSF_RADII) + 10
+        count = len(_GROWTH_RADII) + len(_PSF_RADII) + 12
         condition = 64
         self.embed = nn.Sequential(nn.Linear(count, condition), nn.SiLU(), nn.Linear(condition, condition), nn.SiLU())
         self.stages = nn.ModuleDict(
@@ -142,18 +137,50 @@ class Foveal(nn.Module):
 
         Masked pixels take the value of the pixel opposite the centre, and 0 where that is masked too.
         """
-        rms = cutouts.sky_rms.clamp_min(torch.finfo(torch.float32).tiny)
-        stamps = _filled(cutouts.images, cutouts.mask) / rms[:, None, None]
-        field, centre = _field(stamps)
-        field = torch.rot90(field.flip(2) if turn >= 4 else field, turn % 4, (2, 1))
-        views = torch.stack([_binned(field, size) for size in _BINS], 1)
-        noise = torch.tensor(_BINS, device=field.device, dtype=field.dtype)[None, :, None, None]
-        numbers, flux, size = _measure(field)
-        electrons = torch.log(rms * cutouts.survey.electrons_per_unit) / 4 - 1
-        correlation = torch.full_like(rms, cutouts.survey.noise_correlation_fwhm_px)
-        scale = torch.full_like(rms, math.log(cutouts.survey.pixel_scale_arcsec) + 2)
-        numbers = torch.cat([numbers, _psf_numbers(cutouts), torch.stack([electrons, correlation, scale], 1)], 1)
-        return FovealInputs(torch.asinh(views / noise), numbers, Reference(flux, size, centre, rms))
+        rms = _rms(cutouts)
+        field, centre = _field(_filled(cutouts.images, cutouts.mask) / rms[:, None, None])
+        return _look(field, _told(cutouts), rms, centre, turn)
+
+    @staticmethod
+    def inputs_of(batches: Sequence[Cutouts]) -> FovealInputs:
+        """The same for several surveys and stamp sizes as one batch."""
+        rms = torch.cat([_rms(cutouts) for cutouts in batches])
+        seen = [_field(_filled(cutouts.images, cutouts.mask)) for cutouts in batches]
+        centre = torch.cat([rms.new_tensor([at]).expand(len(field), 2) for field, at in seen])
+        told = torch.cat([_told(cutouts) for cutouts in batches])
+        return _look(torch.cat([field for field, _ in seen]) / rms[:, None, None], told, rms, centre.mT, 0)
+
+
+def _rms(cutouts: Cutouts) -> Tensor:
+    """(N,) rms of the sky, above 0."""
+    return cutouts.sky_rms.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _look(field: Tensor, told: Tensor, rms: Tensor, centre: tuple[float, float] | Tensor, turn: int) -> FovealInputs:
+    """Inputs of fields (N, 192, 192) in units of ``rms``, turned, with what is ``told`` (N, F) of their surveys."""
+    field = torch.rot90(field.flip(2) if turn >= 4 else field, turn % 4, (2, 1))
+    views = torch.stack([_binned(field, size) for size in _BINS], 1)
+    noise = torch.tensor(_BINS, device=field.device, dtype=field.dtype)[None, :, None, None]
+    measured, flux, size = _measure(field)
+    numbers = torch.cat([measured, _turned(told, turn)], 1)
+    return FovealInputs(torch.asinh(views / noise), numbers, Reference(flux, size, centre, rms))
+
+
+def _told(cutouts: Cutouts) -> Tensor:
+    """(N, 10) what is known of the survey; the PSF's ellipticity first."""
+    rms, survey = _rms(cutouts), cutouts.survey
+    electrons = torch.log(rms * survey.electrons_per_unit) / 4 - 1
+    correlation = torch.full_like(rms, survey.noise_correlation_fwhm_px)
+    scale = torch.full_like(rms, math.log(survey.pixel_scale_arcsec) + 2)
+    return torch.cat([_psf_numbers(cutouts), torch.stack([electrons, correlation, scale], 1)], 1)
+
+
+def _turned(told: Tensor, turn: int) -> Tensor:
+    """The same as told of the turned image: the PSF's ellipticity turns by twice the angle."""
+    if turn == 0:
+        return told
+    sign = -1.0 if turn % 2 else 1.0
+    return torch.cat([told[:, :1] * sign, told[:, 1:2] * (-sign if turn >= 4 else sign), told[:, 2:]], 1)
 
 
 def _filled(images: Tensor, mask: Tensor) -> Tensor:
@@ -183,14 +210,11 @@ def _binned(field: Tensor, size: int) -> Tensor:
 def _measure(field: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Numbers (N, F), aperture flux and size (N,) under a Gaussian weight whose width follows the galaxy."""
     fine, coarse = _binned(field, 1), _binned(field, 4)
-    grids = []
-    for size in (1, 4):
-        axis = (torch.arange(_VIEW, device=field.device, dtype=field.dtype) - (_VIEW - 1) / 2) * size
-        grids.append((axis[None, :] + 0 * axis[:, None], axis[:, None] + 0 * axis[None, :]))
+    terms = [_terms(size, field.device) for size in (1, 4)]
     sigma = torch.full((len(field),), 5.0, device=field.device)
     for _ in range(6):
-        small = _moments(fine, grids[0], sigma)
-        large = _moments(coarse, grids[1], sigma)
+        small = _moments(fine, terms[0], sigma)
+        large = _moments(coarse, terms[1], sigma)
         blend = torch.sigmoid((sigma - 6.0) * 1.5)[:, None]  # the fine view holds small galaxies, the coarse large ones
         flux, x, y, xx, yy, xy = (small * (1 - blend) + large * blend).unbind(1)
         ratio = ((xx + yy) / flux.clamp_min(1.0)).clamp(0.0, 2.5 * 32**2)
@@ -214,27 +238,43 @@ def _measure(field: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return numbers, 2 * flux, sigma
 
 
-def _moments(view: Tensor, grid: tuple[Tensor, Tensor], sigma: Tensor) -> Tensor:
-    """(N, 6): sums of I w times 1, x, y, x^2, y^2, xy."""
-    x, y = grid
-    weight = torch.exp(-0.5 * (x**2 + y**2)[None] / sigma[:, None, None] ** 2)
-    terms = torch.stack([torch.ones_like(x), x, y, x**2, y**2, x * y]).flatten(1)
-    return (view * weight).flatten(1) @ terms.T
+@functools.lru_cache(maxsize=8)
+def _terms(size: int, device: torch.device) -> Tensor:
+    """(48 x 48, 6): 1, x, y, x^2, y^2, xy at the pixels of a view binned by ``size``."""
+    axis = (torch.arange(_VIEW, device=device) - (_VIEW - 1) / 2) * size
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([torch.ones_like(x), x, y, x**2, y**2, x * y], -1).flatten(0, 1)
+
+
+def _moments(view: Tensor, terms: Tensor, sigma: Tensor) -> Tensor:
+    """(N, 6): sums of I w times each of the terms."""
+    weight = torch.exp((terms[:, 3] + terms[:, 4]) * (-0.5 / sigma[:, None] ** 2))
+    return (view.flatten(1) * weight) @ terms
 
 
 def _growth(field: Tensor) -> Tensor:
     """(N, R) flux inside circles about the centre, from the finest view that holds each circle."""
+    parts = [
+        _binned(field, size).flatten(1) @ circles for size, circles in zip(_BINS, _circles(field.device), strict=True)
+    ]
+    return torch.cat(parts, 1)
+
+
+@functools.lru_cache(maxsize=4)
+def _circles(device: torch.device) -> list[Tensor]:
+    """(48 x 48, radii) share of each pixel inside the circles that each view holds, finest view first."""
     result = []
-    for radius in _GROWTH_RADII:
-        size = next(s for s in _BINS if radius <= _VIEW * s / 2)
-        axis = (torch.arange(_VIEW, device=field.device, dtype=field.dtype) - (_VIEW - 1) / 2) * size
-        inside = (0.5 + (radius - torch.sqrt(axis[None] ** 2 + axis[:, None] ** 2)) / size).clamp(0, 1)
-        result.append(_binned(field, size).flatten(1) @ inside.flatten())
-    return torch.stack(result, 1)
+    for size, finer in zip(_BINS, (0, *_BINS), strict=False):
+        axis = (torch.arange(_VIEW, device=device) - (_VIEW - 1) / 2) * size
+        distance = torch.sqrt(axis[None] ** 2 + axis[:, None] ** 2)
+        radii = [radius for radius in _GROWTH_RADII if _VIEW * finer / 2 < radius <= _VIEW * size / 2]
+        inside = [(0.5 + (radius - distance) / size).clamp(0, 1).flatten() for radius in radii]
+        result.append(torch.stack(inside, 1))
+    return result
 
 
 def _psf_numbers(cutouts: Cutouts) -> Tensor:
-    """(N, 5): ln FWHM in pixels, and the PSF's growth at multiples of it (how strong its wings are)."""
+    """(N, 7): ellipticity, ln FWHM in pixels, and the PSF's growth at multiples of it (how strong its wings are)."""
     width = cutouts.psf_fwhm_px.clamp_min(0.5)
     psf = cutouts.psf
     shared = len(psf) > 1 and psf.stride(0) == 0
@@ -245,4 +285,16 @@ def _psf_numbers(cutouts: Cutouts) -> Tensor:
     inside = [(0.5 + (r * fwhm[:, None, None] - distance) * cutouts.psf_oversampling).clamp(0, 1) for r in _PSF_RADII]
     growth = torch.stack([(psf * weight).sum((1, 2)) for weight in inside], 1).expand(len(width), -1)
     centre = torch.tensor([0.5, 0.8, 0.93, 0.98], device=psf.device)
-    return torch.cat([torch.log(width)[:, None] - 1.0, (growth - centre) * 5 * math.sqrt(2)], 1)
+    shape = 10 * _ellipticity(psf, axis, fwhm).expand(len(width), -1)
+    return torch.cat([shape, torch.log(width)[:, None] - 1.0, (growth - centre) * 5 * math.sqrt(2)], 1)
+
+
+def _ellipticity(psf: Tensor, axis: Tensor, fwhm: Tensor) -> Tensor:
+    """(N, 2): (Mxx - Myy, 2 Mxy) / (Mxx + Myy) of PSFs' second moments under a round Gaussian as wide as they are.
+
+    For a Gaussian PSF that is about half of its ellipticity without the weight. ``axis``: (P,) pixels.
+    """
+    x, y = axis[None, :], axis[:, None]
+    weighted = psf * torch.exp(-0.5 * (x**2 + y**2) * (2.3548 / fwhm[:, None, None]) ** 2)
+    xx, yy, xy = ((weighted * product).sum((1, 2)) for product in (x**2, y**2, x * y))
+    return torch.stack([xx - yy, 2 * xy], 1) / (xx + yy).clamp_min(1e-12)[:, None]

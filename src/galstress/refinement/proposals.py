@@ -4,8 +4,11 @@ A bulge with little of the light tells little of its shape, and a posterior wide
 towards small B/T. One normal distribution at the maximum misses that. The information on a component's shape grows
 as the square of its light, so the Fisher matrix at the maximum foretells the posterior at any other B/T without a
 further image: the proposal of mixed galaxies is cut along B/T into slices, each a Student-t of its own. Beside them
-stand a Student-t at the maximum of each kind (mixed, pure disk, pure bulge), and the posterior that the network gave,
-as normal kernels around its draws.
+stand a Student-t at the maximum of each kind (mixed, pure disk, pure bulge), a long one beside it, and the posterior
+that the network gave, as normal kernels around its draws.
+
+The long ones are for galaxies wider than their stamp: flux, radius and index can grow together there with little change
+of the image, along a ridge that is longer towards large radii than the Fisher matrix at the maximum says.
 """
 
 from __future__ import annotations
@@ -37,6 +40,11 @@ _OVERLAP = 1.7
 """By how much a slice's variance along B/T is larger than that of what it holds."""
 _AT_MAXIMUM = 0.2
 """Share of the mixed galaxies' proposal that is the Student-t at the maximum, uncut."""
+_LONG = 0.08
+"""Share of each kind's proposal that lies along the ridge of large radii."""
+_LENGTH, _AHEAD = 3.0, 1.5
+"""How much longer that part is along it, and by how many standard deviations it is moved towards large radii."""
+_RADIUS = INTERNAL_NAMES.index("ln_radius")
 _OF_BULGE, _OF_DISK = (
     [INTERNAL_NAMES.index(name) for name in (index, "ln_radius_ratio", "e1_difference", "e2_difference")]
     for index in ("ln_bulge_index", "ln_disk_index")
@@ -131,11 +139,15 @@ def propose(maxima: list[Maximum], draws: Tensor | None, ln_prior: Density) -> P
     pure = [m.ln_evidence + (ln_prior(m.natural[None]) - m.ln_prior(m.natural[None]))[0] for m in maxima[1:]]
     evidence = torch.stack([ln_mixed, *pure], 1)
     ln_kind = _floored(torch.log_softmax(torch.where(torch.isfinite(evidence), evidence, -1e30), 1))
-    ln_at = torch.cat([ln_kind[:, :1] + math.log(_AT_MAXIMUM), ln_kind[:, 1:]], 1)
-    ln_slices = slices.ln_weight + ln_kind[:, :1] + math.log1p(-_AT_MAXIMUM)
-    centre = torch.cat([torch.stack([maximum.natural for maximum in maxima], 1), slices.centre], 1)
-    root = torch.cat([torch.stack([_root_of_inverse(m.precision) for m in maxima], 1), slices.root], 1)
-    ln_weight = torch.log_softmax(torch.cat([ln_at, ln_slices], 1), 1)
+    ln_at = torch.cat([ln_kind[:, :1] + math.log(_AT_MAXIMUM), ln_kind[:, 1:]], 1) + math.log1p(-_LONG)
+    ln_slices = slices.ln_weight + ln_kind[:, :1] + math.log1p(-_AT_MAXIMUM) + math.log1p(-_LONG)
+    ln_long = ln_kind + math.log(_LONG)
+    at = torch.stack([maximum.natural for maximum in maxima], 1)
+    root_at = torch.stack([_root_of_inverse(maximum.precision) for maximum in maxima], 1)
+    ahead, long = _stretch(at, root_at)
+    centre = torch.cat([at, slices.centre, ahead], 1)
+    root = torch.cat([root_at, slices.root, long], 1)
+    ln_weight = torch.log_softmax(torch.cat([ln_at, ln_slices, ln_long], 1), 1)
     if draws is None:
         return Proposal(centre, root, ln_weight, None, None)
     spread = draws - draws.mean(1, keepdim=True)
@@ -143,6 +155,16 @@ def propose(maxima: list[Maximum], draws: Tensor | None, ln_prior: Density) -> P
     width = torch.diagonal(covariance, dim1=-2, dim2=-1)
     covariance = covariance + torch.diag_embed(1e-6 * width + 1e-12)
     return Proposal(centre, root, ln_weight, draws, _KERNEL * torch.linalg.cholesky(covariance))
+
+
+def _stretch(centre: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:
+    """Centres (N, K, 12) and roots (N, K, 12, 12), moved and stretched along the regression on ln radius."""
+    covariance = root @ root.mT
+    variance = covariance[..., _RADIUS, _RADIUS, None]
+    sigma = covariance[..., _RADIUS] / variance.sqrt()  # of every coordinate, for one of ln radius
+    longer = covariance + (_LENGTH**2 - 1) * sigma[..., :, None] * sigma[..., None, :]
+    stretched, failed = torch.linalg.cholesky_ex(longer)
+    return centre + _AHEAD * sigma, torch.where((failed == 0)[..., None, None], stretched, root)
 
 
 @dataclasses.dataclass(frozen=True)

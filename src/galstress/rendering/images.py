@@ -36,10 +36,10 @@ light of copies is computed at: cheapest first.
 """
 _RINGS = (1, 3, 6)
 """Copies up to so many grids away are computed at all of the points, at a quarter of them, at one; the rest is even."""
-_BLOCK = 256
+_BLOCK = {"cpu": 256, "cuda": 4096}
 """Images that are prepared together."""
-_CHUNK_POINTS = 300_000
-"""Values computed at once: keeps the work in cache and the memory small."""
+_CHUNK_POINTS = {"cpu": 300_000, "cuda": 30_000_000}
+"""Values computed at once: keeps the work in a processor's cache, or a GPU busy, and the memory small."""
 
 
 def render(
@@ -80,9 +80,10 @@ def render(
         return result
     for members, lens, lattice, nodes in _by_tier(galaxies, psf, psf_oversampling, stamp_px, tolerance):
         touched, place = owner[members].unique_consecutive(return_inverse=True)
-        for first in range(0, len(touched), _BLOCK):
-            rows = touched[first : first + _BLOCK]
-            inside = torch.nonzero((place >= first) & (place < first + _BLOCK))[:, 0]
+        block = _BLOCK.get(device.type, 256)
+        for first in range(0, len(touched), block):
+            rows = touched[first : first + block]
+            inside = torch.nonzero((place >= first) & (place < first + block))[:, 0]
             part, where, own = galaxies.select(members[inside]), place[inside] - first, lens.select(rows)
             result.index_add_(0, rows, _sum_waves(part, where, len(rows), own, lattice))
             if nodes:
@@ -128,7 +129,7 @@ class _Lens:
         size = torch.fft.rfft2(fixed[squares.argmax()]).abs()
         rows, columns = torch.fft.fftfreq(side, device=psf.device), torch.fft.rfftfreq(side, device=psf.device)
         ring = (torch.hypot(rows[:, None], columns[None, :]) * side).round().long()
-        passed = torch.bincount(ring.view(-1), size.double().view(-1)).cumsum(0)
+        passed = torch.bincount(ring.reshape(-1), size.double().reshape(-1)).cumsum(0)
         band_limit = int((passed < (1 - tolerance) * passed[-1]).sum()) / side * 2 * math.pi * oversampling
         axis = torch.arange(side, device=psf.device, dtype=psf.dtype) - side // 2
         bright = (fixed.abs() > tolerance * fixed.amax((-2, -1), keepdim=True)).any(0)
@@ -199,6 +200,11 @@ class _Lattice:
         return _mirrored(self.cos @ real, -(self.sin @ imaginary), -2, self.stamp_px)
 
 
+def _chunk_points(device: torch.device) -> int:
+    """Values computed at once on a device."""
+    return _CHUNK_POINTS.get(device.type, _CHUNK_POINTS["cpu"])
+
+
 def _mirrored(even: Tensor, odd: Tensor, axis: int, size: int) -> Tensor:
     """Both sides of a function from its even and odd part on one side."""
     return torch.cat([(even - odd).flip(axis).narrow(axis, 0, size // 2), even + odd], axis)
@@ -217,7 +223,7 @@ def _sum_waves(galaxies: Galaxies, owner: Tensor, images: int, lens: _Lens, latt
     terms = _Terms.make(galaxies, lattice)
     shared = lattice.passed(lens) if len(lens.psf) == 1 else None
     edges = torch.searchsorted(owner, torch.arange(images + 1, device=owner.device)).tolist()
-    size = max(1, _CHUNK_POINTS * images // (4 * lattice.weight.numel() * len(owner)))
+    size = max(1, _chunk_points(owner.device) * images // (4 * lattice.weight.numel() * len(owner)))
     result = []
     for start in range(0, images, size):
         stop = min(images, start + size)
@@ -345,7 +351,7 @@ def _light_of_copies(
     """
     counts = (nodes, nodes // 4 + 1, 1)
     evaluations = 2 * sum(((2 * ring + 1) * count) ** 2 for ring, count in zip(_RINGS, counts, strict=True))
-    size = max(1, _CHUNK_POINTS // evaluations)
+    size = max(1, _chunk_points(owner.device) // evaluations)
     chunks = [
         _copies_at_points(galaxies.select(slice(start, start + size)), lattice, counts)
         for start in range(0, len(galaxies), size)
