@@ -13,11 +13,14 @@ from galstress.cutouts import decode_flags
 from galstress.errors import InputError, UnknownNameError
 from galstress.galaxy import galaxies_from_table
 from galstress.heads import Reference, from_internal, to_internal, turn_internal
+from galstress.heads.flow import _marginal_root
 from galstress.networks import Network, available_networks
+from galstress.networks.foveal import _ellipticity
 from galstress.networks.network import BACKBONES
 from galstress.perturbations import PERTURBATIONS
 from galstress.prediction import predict
-from galstress.simulation import simulate
+from galstress.simulation import simulate, turn_images
+from galstress.survey import Survey
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,44 @@ def test_averaged_answer_turns_exactly_with_the_pixels(element: int) -> None:
     matrix = turn_internal(element)
     assert torch.allclose(after.internal_mean, before.internal_mean @ matrix.T, atol=1e-5)
     assert np.allclose(after.mean[:, :3], before.mean[:, :3], rtol=1e-5)
+
+
+@pytest.mark.parametrize("element", range(1, 8))
+def test_what_is_told_of_the_psf_turns_with_the_image(element: int) -> None:
+    survey = Survey.load("hsc-wide-i")
+    survey = dataclasses.replace(survey, psf=dataclasses.replace(survey.psf, e1=0.1, e2=0.06))
+    drawn = simulate(survey, 3, seed=2, stamp_px=64, noise=False)
+    turned = dataclasses.replace(
+        drawn, images=turn_images(drawn.images, element), psf=turn_images(drawn.psf, element), truth=None
+    )
+    backbone = Network.build("foveal", width=0.34).backbone
+    by_argument, by_hand = backbone.inputs(drawn, element), backbone.inputs(turned)
+    torch.testing.assert_close(by_argument.numbers, by_hand.numbers, atol=2e-4, rtol=2e-4)
+    assert not torch.allclose(by_argument.numbers, backbone.inputs(drawn).numbers, atol=1e-2)
+
+
+def test_ellipticity_told_is_that_of_the_psf() -> None:
+    # a Gaussian of widths a and b under a round one of width s: 1/a'^2 = 1/a^2 + 1/s^2, a closed form
+    axis = torch.arange(-20, 21, dtype=torch.float32)
+    wide, narrow, fwhm = 3.0, 2.0, torch.tensor([5.9])
+    psf = torch.exp(-0.5 * ((axis[None, :] / wide) ** 2 + (axis[:, None] / narrow) ** 2))[None]
+    weight = (2.3548 / float(fwhm)) ** 2
+    xx, yy = (1 / (1 / width**2 + weight) for width in (wide, narrow))
+    found = _ellipticity(psf / psf.sum(), axis, fwhm)[0]
+    assert found.tolist() == pytest.approx([(xx - yy) / (xx + yy), 0.0], abs=1e-4)
+
+
+def test_marginal_root_is_that_of_the_precision() -> None:
+    torch.manual_seed(4)
+    factor = torch.tril(torch.randn(20, 12, 12, dtype=torch.float64))
+    torch.diagonal(factor, dim1=1, dim2=2).exp_()
+    order = [*range(3), *range(4, 12), 3]
+    precision = (factor @ factor.mT)[:, order][:, :, order]
+    root = _marginal_root(factor)
+    torch.testing.assert_close(root, torch.linalg.cholesky(precision), rtol=1e-8, atol=1e-10)
+    # its last number is the marginal width of B/T
+    marginal = torch.linalg.inv(factor @ factor.mT)[:, 3, 3]
+    torch.testing.assert_close(root[:, -1, -1], marginal.rsqrt())
 
 
 def test_turn_of_coordinates_is_that_of_galaxies() -> None:

@@ -10,11 +10,15 @@ import pytest
 import torch
 from scipy import ndimage
 
+from galstress.cli import main
+from galstress.cutouts import Cutouts
 from galstress.errors import InputError
 from galstress.galaxy import Galaxies, growth, half_light_radius
 from galstress.population import load_population
 from galstress.profiles import sersic_surface_brightness
+from galstress.recipes import load_recipe
 from galstress.rendering import render
+from galstress.simulation import simulate
 from galstress.structure import Structure, draw_structure, redistribute
 
 SIDE = 257
@@ -260,3 +264,118 @@ def test_bad_input_is_named(change, named):
 def test_there_are_eight_turns():
     with pytest.raises(InputError, match="element=8"):
         Structure.none(1).turned(8)
+
+
+# ---- in simulated cutouts ------------------------------------------------------------------------------------------
+
+
+def columns(cutouts: Cutouts, *but: str) -> dict[str, np.ndarray]:
+    return {name: np.asarray(cutouts.truth[name]) for name in cutouts.truth.colnames if name not in but}
+
+
+@pytest.mark.parametrize(("survey", "population"), [("euclid-vis", "cosmos"), ("sdss-r", "nearby")])
+def test_simulated_structure_moves_light_and_nothing_else(survey, population):
+    asked = {"survey": survey, "count": 120, "seed": 4, "population": population, "noise": False, "stamp_px": 192}
+    smooth, drawn_ = simulate(**asked), simulate(**asked, structured=True)
+    before, after = columns(smooth, "snr"), columns(drawn_, "snr", "structured")
+    assert before.keys() == after.keys()
+    assert all((before[name] == after[name]).all() for name in before)
+    moved = (drawn_.images - smooth.images).double().numpy()
+    flux = smooth.images.double().sum((1, 2)).numpy()
+    is_structured = np.asarray(drawn_.truth["structured"])
+    assert is_structured.dtype == bool
+    assert is_structured.mean() > 0.8
+    assert (is_structured == (np.abs(moved).max((1, 2)) > 0)).all()
+    assert np.median(np.abs(moved).sum((1, 2))[is_structured] / flux[is_structured]) > 0.02
+    pixel = smooth.survey.pixel_scale_arcsec
+    inside = is_structured & (before["disk_half_light_radius_arcsec"] < 192 / 20 * pixel)
+    assert inside.sum() > 60
+    error = np.abs(moved.sum((1, 2)) / flux)[inside]
+    assert np.quantile(error, 0.9) < 5e-4
+    assert error.max() < 5e-3
+    # the noise is that of the light as drawn
+    expected = smooth.survey.sky_rms**2 + drawn_.images.clamp_min(0) * smooth.survey.photon_variance
+    assert torch.allclose(drawn_.variance, expected, rtol=1e-6)
+    snr = (drawn_.images.double() ** 2 / expected).sum((1, 2)).sqrt().numpy()
+    assert np.asarray(drawn_.truth["snr"]) == pytest.approx(snr, rel=1e-4)
+
+
+def test_neighbours_and_noise_stay_those_of_the_seed():
+    asked = {"survey": "hsc-wide-i", "count": 12, "seed": 6, "neighbours": True, "stamp_px": 64}
+    smooth, drawn_ = simulate(**asked), simulate(**asked, structured=True)
+    assert (smooth.neighbours == drawn_.neighbours).all()
+    light = {noise: simulate(**asked | {"noise": noise}, structured=True) for noise in (True, False)}
+    own = (light[True].images - light[False].images) / light[True].variance.sqrt()
+    plain = (smooth.images - simulate(**asked, noise=False).images) / smooth.variance.sqrt()
+    assert torch.allclose(own, plain, atol=1e-3)
+    # a generator that has gone on draws other structure on the same galaxies; the variance holds their clean light
+    generator = torch.Generator().manual_seed(6)
+    given = {"survey": "hsc-wide-i", "galaxies": smooth.truth, "stamp_px": 64, "seed": generator}
+    first, second = (simulate(**given, structured=1.0).variance for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("neighbours", [False, True])
+def test_without_structure_nothing_changes(neighbours):
+    asked = {"survey": "hsc-wide-i", "count": 6, "seed": 3, "neighbours": neighbours, "stamp_px": 64}
+    left_out, *refused = (simulate(**asked, **more) for more in ({}, {"structured": False}, {"structured": 0.0}))
+    for other in refused:
+        assert torch.equal(left_out.images, other.images)
+        assert torch.equal(left_out.variance, other.variance)
+        assert left_out.truth.colnames == other.truth.colnames
+        assert (left_out.truth == other.truth).all()
+    assert "structured" not in left_out.truth.colnames
+
+
+def test_a_share_of_the_galaxies_is_structured(tmp_path):
+    asked = {"survey": "hst-acs-f814w", "count": 200, "seed": 8, "noise": False, "stamp_px": 48}
+    every, some, again, none = (simulate(**asked, structured=share) for share in (1.0, 0.4, 0.4, 0.0))
+    assert torch.equal(some.images, again.images)
+    chosen = np.asarray(some.truth["structured"])
+    # binomial: 200 x 0.4, three sigma wide; and all of them drawn as they are where all are
+    assert abs(chosen.sum() / np.asarray(every.truth["structured"]).sum() - 0.4) < 3 * math.sqrt(0.4 * 0.6 / 180)
+    away = (some.images - every.images)[chosen].abs().amax((1, 2)) / every.images[chosen].amax((1, 2))
+    assert away.max() < 1e-5  # batches round differently
+    assert torch.equal(some.images[~chosen], none.images[~chosen])
+    some.write(tmp_path / "some.fits")
+    assert (np.asarray(Cutouts.read(tmp_path / "some.fits").truth["structured"]) == chosen).all()
+    assert len(simulate("sdss-r", 0, structured=True)) == 0
+
+
+@pytest.mark.parametrize("share", [1.5, -0.1, math.nan, "yes", None])
+def test_a_bad_share_is_one_line(share):
+    with pytest.raises(InputError, match="structured=") as caught:
+        simulate("sdss-r", 2, structured=share)
+    assert "\n" not in str(caught.value)
+    if isinstance(share, float):
+        with pytest.raises(InputError, match="share="):
+            draw_structure(one_disk(), torch.Generator(), share)
+
+
+def test_a_recipe_draws_structure_on_its_share():
+    smooth = dataclasses.replace(
+        load_recipe("foveal"), surveys={"euclid-vis": {"cosmos": 1.0}}, stamps={"euclid-vis": (128,)}, at_once=1,
+        per_survey=16, block=16, exposures=2, neighbour_share=0.0, cut_share=0.0,
+    )  # fmt: skip
+    recipe = dataclasses.replace(smooth, structured_share=1.0)
+    assert load_recipe("foveal").structured_share == 0
+    (plain,), (first,), (again,) = (r.draw(1, seed=3) for r in (smooth, recipe, recipe))
+    assert torch.equal(first.cutouts.images, again.cutouts.images)
+    for field in dataclasses.fields(Galaxies):
+        assert torch.equal(getattr(plain.galaxies, field.name), getattr(first.galaxies, field.name))
+    # the variance holds the noise-free light
+    moved = (first.cutouts.variance - plain.cutouts.variance).double()
+    moved = moved[moved.abs().amax((1, 2)) > 0]
+    assert len(moved) > 0.7 * 16
+    assert (moved.sum((1, 2)).abs() / moved.abs().sum((1, 2))).median() < 0.02
+
+
+def test_the_command_takes_a_share(tmp_path, capsys):
+    command = ["simulate", "hsc-wide-i", "4", "--stamp", "64", "-o", str(tmp_path / "some.fits")]
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--structured", "1"])
+    ours = simulate("hsc-wide-i", 4, stamp_px=64, structured=True)
+    assert torch.equal(Cutouts.read(tmp_path / "some.fits").images, ours.images)
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--structured", "1.5"])
+    assert "structured" in capsys.readouterr().err

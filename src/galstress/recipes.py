@@ -28,6 +28,7 @@ from galstress.heads import INTERNAL_NAMES
 from galstress.networks import Network
 from galstress.population import load_population
 from galstress.simulation import Scenes, draw_scenes, draw_targets, expose, turn_images
+from galstress.structure import draw_structure
 from galstress.survey import Survey
 from galstress.training import Lesson, Schedule, train
 
@@ -66,6 +67,8 @@ class Recipe:
     """Galaxies estimated below this S/N are not drawn."""
     psf_share: float = 0.35
     """Share of blocks seen through a real PSF, where some are given for the survey."""
+    structured_share: float = 0.0
+    """Share of galaxies whose disks get arms, bars, rings, clumps or dust."""
     psfs: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     """Real PSFs (N, P, P) by survey, a sample a pixel; :func:`galstress.datasets.psfs.collect_psfs` has some."""
 
@@ -292,7 +295,9 @@ def _block(recipe: Recipe, name: str, number: int, seed: int, device: torch.devi
     with_neighbours = float(torch.rand(1, generator=choose)) < recipe.neighbour_share
     targets = recipe._targets(name, survey, stamp_px, generator)
     beside = load_population(next(iter(recipe.surveys[name]))) if with_neighbours else None
-    return draw_scenes(targets, survey, stamp_px, beside, generator, _choose_psf(recipe, name, choose))
+    share = recipe.structured_share
+    structure = draw_structure(targets, generator, share) if share > 0 else None
+    return draw_scenes(targets, survey, stamp_px, beside, generator, _choose_psf(recipe, name, choose), structure)
 
 
 def _choose_psf(recipe: Recipe, name: str, choose: torch.Generator) -> Tensor | None:
@@ -351,9 +356,11 @@ def _turned(scenes: Scenes, rows: Tensor, generator: torch.Generator) -> Scenes:
     first, second = torch.randint(8, (2,), generator=generator).tolist()
     model, light = (turn_images(t[rows], e) for t, e in ((scenes.model, first), (scenes.light, second)))
     targets = _turn_galaxies(scenes.targets.select(rows), first, (model.shape[-1] - 1) / 2)
+    is_structured = None if scenes.is_structured is None else scenes.is_structured[rows]
     return dataclasses.replace(
-        scenes, targets=targets, model=model, light=light, psf=scenes.psf.turned(first, len(rows)), others=None
-    )
+        scenes, targets=targets, model=model, light=light, psf=scenes.psf.turned(first, len(rows)), others=None,
+        is_structured=is_structured,
+    )  # fmt: skip
 
 
 def _turn_galaxies(galaxies: Galaxies, element: int, centre: float) -> Galaxies:

@@ -24,6 +24,9 @@ def simulate(
     neighbours: Annotated[bool, typer.Option("--neighbours", help="Draw up to five beside each.")] = False,
     noise: Annotated[bool, typer.Option(help="Add photon, sky and read noise.")] = True,
     stamp: Annotated[int | None, typer.Option(help="Side of the images in pixels; by default the survey's.")] = None,
+    structured: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the galaxies with arms, bars, rings, clumps or dust.")
+    ] = 0.0,
     seed: Seed = 1,
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -33,7 +36,9 @@ def simulate(
     from galstress import simulation
     from galstress.survey import Survey
 
-    cutouts = simulation.simulate(Survey.load(survey), count, seed, population, noise, neighbours, stamp, device=device)
+    cutouts = simulation.simulate(
+        Survey.load(survey), count, seed, population, noise, neighbours, stamp, device=device, structured=structured
+    )
     cutouts.to("cpu").write(output)
     run.finish(output, [Path(survey)], len(cutouts))
     run.say(f"{output}: {len(cutouts)} galaxies")

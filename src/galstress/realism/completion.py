@@ -256,13 +256,15 @@ def measure_truth(templates: Templates, row: int) -> dict[str, float]:
 
 
 def _moments(pixels: np.ndarray) -> tuple[float, float, float, float]:
-    """Centre and ellipticity of an image from its plain second moments."""
+    """Centre and ellipticity of an image from the second moments of what exceeds a tenth of its smoothed peak."""
+    smooth = ndimage.gaussian_filter(pixels, 2.0)
+    bright = np.maximum(smooth - 0.1 * smooth.max(), 0)
     y, x = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
-    total = pixels.sum()
-    cx, cy = (pixels * x).sum() / total, (pixels * y).sum() / total
-    xx, yy, xy = ((pixels * a * b).sum() / total for a, b in ((x - cx, x - cx), (y - cy, y - cy), (x - cx, y - cy)))
-    # (1 - q) / (1 + q) from a + b and ab of the ellipse of inertia
-    scale = xx + yy + 2 * math.sqrt(max(xx * yy - xy**2, 0.0))
+    total = max(bright.sum(), 1e-30)
+    cx, cy = (bright * x).sum() / total, (bright * y).sum() / total
+    xx, yy, xy = ((bright * a * b).sum() / total for a, b in ((x - cx, x - cx), (y - cy, y - cy), (x - cx, y - cy)))
+    # (1 - q) / (1 + q) from the axes of the ellipse of inertia: positive moments keep it below 1
+    scale = max(xx + yy + 2 * math.sqrt(max(xx * yy - xy**2, 0.0)), 1e-30)
     return float(cx), float(cy), float((xx - yy) / scale), float(2 * xy / scale)
 
 
@@ -280,4 +282,6 @@ def _half_light(pixels: np.ndarray, total: float, centre: tuple[float, float], s
     grown = np.cumsum(np.bincount(ring.ravel(), weights=fine.ravel())) - 0.5 * total
     outer = int(np.argmax(grown >= 0))
     before = grown[outer - 1] if outer else -0.5 * total
-    return float((outer - before / (grown[outer] - before)) / _RINGS) if grown[outer] >= 0 else math.nan
+    if not grown[outer] >= 0 > before:  # no light, or less than half of it inside the image
+        return math.nan
+    return float((outer - before / (grown[outer] - before)) / _RINGS)

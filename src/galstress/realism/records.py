@@ -72,7 +72,10 @@ class Templates:
 
     def select(self, rows: slice | Sequence[int] | np.ndarray) -> Templates:
         """The templates at ``rows`` in that order, as often as they are named; pixels are shared, not copied."""
-        index = np.arange(len(self))[rows if isinstance(rows, slice) else np.asarray(rows)]
+        if not isinstance(rows, slice):
+            rows = np.asarray(rows)
+            rows = rows if rows.size else rows.astype(np.int64)  # an empty list has no integer type
+        index = np.arange(len(self))[rows]
         chosen = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

@@ -1,45 +1,35 @@
-"""Templates as another survey would have seen them: nearer or farther, turned, fainter, in its noise or its real sky."""
+"""Templates as another survey would have seen them: magnified, turned, fainter, in its noise or its real sky."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import astropy.units as u
 import numpy as np
 import torch
-from astropy.table import QTable
 from torch import Tensor
 
-from galstress.cutouts import Cutouts, empty_catalogue
+from galstress.cutouts import Cutouts
 from galstress.errors import InputError
-from galstress.galaxy import COMPONENTS, Galaxies
+from galstress.galaxy import Galaxies
 from galstress.optics import add_correlated_noise, measure_fwhm
+from galstress.realism.brightness import Light, choose_scale
+from galstress.realism.labels import make_catalogue, make_truth
 from galstress.realism.matching import Lens, View, match, place, widen
 from galstress.realism.records import Templates
 from galstress.rendering import render
 from galstress.simulation import survey_psf
-from galstress.survey import AB_ZERO_POINT_NJY, Survey
+from galstress.survey import Survey
 
-__all__ = ["Light", "draw_light", "draw_views", "find_usable", "largest_magnification", "reobserve"]
+__all__ = ["draw_light", "draw_views", "find_usable", "largest_magnification", "reobserve"]
 
 _BLOCK = 32
 """Galaxies drawn together."""
-_LARGEST_SHARE = 0.25
-"""Of the variance, that a template's own noise may make up."""
 _SAME_OPTICS, _SHRUNK, _LEAST_RADIUS = 1.2, 0.5, 0.5 * u.arcsec
 _BLUR_SHARE = 0.7
 """Of the target's PSF, that the template's magnified one may be as wide as."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Light:
-    """Noise-free light of N views, in template units, and what the templates' own noise does to it."""
-
-    images: Tensor
-    """(N, S, S)."""
-    variance: Tensor
-    """(N, S, S) of the templates' noise as it arrives in each pixel."""
 
 
 def largest_magnification(templates: Templates, survey: Survey, fwhm_arcsec: float | None = None) -> np.ndarray:
@@ -128,7 +118,7 @@ def reobserve(
         if sky is None
         else torch.where(torch.isfinite(sky.variance), sky.variance, 1e30).to(device)
     )
-    scale, dimmed = _choose_scale(templates, survey, light, base, factor, (snr, mag_ab))
+    scale, dimmed = choose_scale(templates, survey, light, base, factor, (snr, mag_ab))
     model = scale[:, None, None] * light.images
     photons = model.clamp_min(0) * survey.photon_variance
     own = scale[:, None, None] ** 2 * light.variance
@@ -155,8 +145,8 @@ def reobserve(
         psf_fwhm_px=fwhm,
         sky_rms=rms,
         survey=survey,
-        catalogue=_catalogue(templates, views, factor, dimmed, share, sky),
-        truth=_truth(templates, views, survey, factor, scale, snr_truth),
+        catalogue=make_catalogue(templates, views, factor, dimmed, share, sky),
+        truth=make_truth(templates, views, survey, factor, scale, snr_truth),
     )
 
 
@@ -242,13 +232,12 @@ def _period(templates: Templates, view: View, row: int, psf: Tensor, oversamplin
 
 def _turned(model: Galaxies, views: list[View]) -> Galaxies:
     """The smooth models in target pixels; total fluxes are kept."""
-    as_tensor = lambda values: torch.tensor(values, dtype=torch.float64)  # noqa: E731
-    matrix = as_tensor([view.matrix for view in views])
-    offset = torch.stack([model.x, model.y], 1).double() - as_tensor([view.origin for view in views])
-    place_at = (matrix @ offset[..., None])[..., 0] + as_tensor([view.centre for view in views])
-    sign = as_tensor([-1.0 if view.mirror else 1.0 for view in views])[:, None]
-    turn = as_tensor([view.turn for view in views])[:, None]
-    scale = as_tensor([view.scale for view in views])[:, None]
+    matrix = _doubles([view.matrix for view in views])
+    offset = torch.stack([model.x, model.y], 1).double() - _doubles([view.origin for view in views])
+    place_at = (matrix @ offset[..., None])[..., 0] + _doubles([view.centre for view in views])
+    sign = _doubles([-1.0 if view.mirror else 1.0 for view in views])[:, None]
+    turn = _doubles([view.turn for view in views])[:, None]
+    scale = _doubles([view.scale for view in views])[:, None]
     return dataclasses.replace(
         model,
         x=place_at[:, 0],
@@ -256,6 +245,10 @@ def _turned(model: Galaxies, views: list[View]) -> Galaxies:
         radius=model.radius * scale,
         angle=sign * model.angle + turn,  # an axis mirrored in x has the angle pi - phi, which is -phi
     )
+
+
+def _doubles(values: Sequence[object]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _is_shared(psf: Tensor) -> bool:
@@ -317,116 +310,3 @@ def _choose_magnification(
         came = f"{small.sum()} templates with radii below 0.5 arcsec for {survey.name}"
         raise InputError(came, "larger ones, whose PSF is small beside them", "select find_usable(templates, survey)")
     return chosen
-
-
-def _choose_scale(
-    templates: Templates,
-    survey: Survey,
-    light: Light,
-    base: Tensor,
-    magnification: np.ndarray,
-    wanted: tuple[float | np.ndarray | None, float | np.ndarray | None],
-) -> tuple[Tensor, Tensor]:
-    """(N,) factor from template units to image units, and (N,) bool: fainter than asked for."""
-    snr, mag_ab = wanted
-    if snr is not None and mag_ab is not None:
-        raise InputError("snr and mag_ab", "one of them", "leave one out")
-    count, device = len(templates), base.device
-    unit = 10 ** (0.4 * (survey.zero_point_mag - templates.zero_point_mag))
-    limits = _brightest(light, base, survey.photon_variance)
-    half = torch.as_tensor(np.asarray(templates.truth["snr"]) / 2, device=device)
-    limits = torch.minimum(limits, _scale_of(half.float(), light, base, survey.photon_variance))
-    if snr is not None:
-        target = torch.as_tensor(np.broadcast_to(np.asarray(snr, np.float32), (count,)).copy(), device=device)
-        if not bool((target > 0).all()):
-            raise InputError(f"snr={snr!r}", "positive numbers", "give snr=50")
-        scale = _scale_of(target, light, base, survey.photon_variance)
-    elif mag_ab is not None:
-        magnitude = np.broadcast_to(np.asarray(mag_ab, float), (count,))
-        flux = 10 ** (-0.4 * (magnitude - survey.zero_point_mag))
-        own = 10 ** (-0.4 * (templates.truth["mag_ab"].value - templates.zero_point_mag))
-        scale = torch.as_tensor(flux / own, dtype=torch.float32, device=device)
-    else:
-        scale = torch.as_tensor(unit * magnification**2, dtype=torch.float32, device=device)
-    return torch.minimum(scale, limits), scale > limits * 1.0001
-
-
-def _brightest(light: Light, base: Tensor, photon_variance: float) -> Tensor:
-    """(N,) largest factor at which the templates' noise is a quarter of the variance in the pixel that has most of it.
-
-    f^2 v = share (base + f m g + f^2 v) is a quadratic in f, solved in each pixel.
-    """
-    share = _LARGEST_SHARE / (1 - _LARGEST_SHARE)
-    noise = light.variance.clamp_min(1e-30)
-    photons = share * light.images.clamp_min(0) * photon_variance
-    factor = (photons + torch.sqrt(photons**2 + 4 * share * noise * base)) / (2 * noise)
-    return torch.where(light.variance > 1e-30, factor, math.inf).amin((1, 2))
-
-
-def _scale_of(snr: Tensor, light: Light, base: Tensor, photon_variance: float) -> Tensor:
-    """(N,) factor that gives an S/N, by bisection in its logarithm; where none does, the largest tried."""
-    infinite = ~torch.isfinite(snr)
-    sky_only = snr / (light.images**2 / base).sum((1, 2)).sqrt()
-    low, high = torch.log(sky_only), torch.log(sky_only) + 12
-    for _ in range(30):
-        middle = (low + high) / 2
-        factor = middle.exp()[:, None, None]
-        model = factor * light.images
-        variance = base + model.clamp_min(0) * photon_variance + factor**2 * light.variance
-        enough = (model**2 / variance).sum((1, 2)).sqrt() >= snr
-        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-    return torch.where(infinite, math.inf, high.exp())
-
-
-def _catalogue(
-    templates: Templates,
-    views: list[View],
-    magnification: np.ndarray,
-    dimmed: Tensor,
-    share: Tensor,
-    sky: Cutouts | None,
-) -> QTable:
-    """Names, and how each image was made."""
-    table = empty_catalogue([f"{name}-view{row}" for row, name in enumerate(templates.object_id)])
-    table["group"] = templates.group
-    table["template"] = templates.object_id
-    table["magnification"] = magnification
-    table["turn_deg"] = np.degrees([view.turn for view in views]) * u.deg
-    table["mirrored"] = np.array([view.mirror for view in views])
-    table["is_dimmed"] = dimmed.cpu().numpy()
-    table["template_variance_share"] = share.cpu().double().numpy()
-    drawn = np.full(len(views), "drawn noise")
-    table["sky_source"] = drawn if sky is None else np.asarray(sky.catalogue["object_id"], str)
-    return table
-
-
-def _truth(
-    templates: Templates,
-    views: list[View],
-    survey: Survey,
-    magnification: np.ndarray,
-    scale: Tensor,
-    snr: Tensor,
-) -> QTable:
-    """The truth columns; a real galaxy has no components, so theirs are NaN."""
-    own = templates.truth
-    total = 10 ** (-0.4 * (own["mag_ab"].value - templates.zero_point_mag))
-    flux = total * scale.cpu().double().numpy() * survey.unit_njy
-    sign = np.array([-1.0 if view.mirror else 1.0 for view in views])
-    shape = (np.asarray(own["e1"]) + 1j * sign * np.asarray(own["e2"])) * np.exp(2j * np.array([v.turn for v in views]))
-    table = QTable()
-    table["flux_njy"] = flux * u.nJy
-    table["mag_ab"] = (AB_ZERO_POINT_NJY - 2.5 * np.log10(np.maximum(flux, 1e-30))) * u.mag
-    table["bulge_to_total"] = np.asarray(own["bulge_to_total"], float)
-    table["half_light_radius_arcsec"] = own["half_light_radius_arcsec"] * magnification
-    table["e1"], table["e2"] = shape.real, shape.imag
-    table["x_px"] = np.array([view.centre[0] for view in views]) * u.pix
-    table["y_px"] = np.array([view.centre[1] for view in views]) * u.pix
-    unknown = np.full(len(views), np.nan)
-    units = {"flux_njy": u.nJy, "half_light_radius_arcsec": u.arcsec, "position_angle_deg": u.deg}
-    names = ("flux_njy", "sersic_index", "half_light_radius_arcsec", "axis_ratio", "position_angle_deg")
-    for component in COMPONENTS:
-        for name in names:
-            table[f"{component}_{name}"] = unknown * units[name] if name in units else unknown.copy()
-    table["snr"] = snr.cpu().double().numpy()
-    return table
