@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from astropy.table import QTable, vstack
+from astropy.table import QTable, Row, vstack
 
+import galstress
 from galstress.cutouts import Cutouts
 from galstress.galaxy import galaxies_from_table, table_from_galaxies
 from galstress.heads import Prediction
@@ -104,8 +106,48 @@ def accuracy(network: Network, count: int, out: Path) -> None:
         rows = coverage_table(*pooled)
         rows["neighbours"] = neighbours
         tables["coverage"].append(rows)
-    for name, parts in tables.items():
-        vstack(parts, metadata_conflicts="silent").write(out / f"{name}.ecsv", overwrite=True)
+    whole = {name: vstack(parts, metadata_conflicts="silent") for name, parts in tables.items()}
+    for name, table in whole.items():
+        table.write(out / f"{name}.ecsv", overwrite=True)
+    keep(network, count, whole["accuracy"], whole["coverage"], out / "summary.json")
+
+
+def keep(network: Network, count: int, accuracies: QTable, coverages: QTable, path: Path) -> None:
+    """What the README quotes, as one file: errors by survey and S/N, coverage of all surveys together."""
+    by = np.array([str(value) for value in accuracies["by"]])
+    rows = accuracies[np.isin(accuracies["output"], OUTPUTS) & (by == "snr") & (accuracies["count"] > 0)]
+    overall = coverages[[str(value) == "--" for value in coverages["by"]]]
+    columns = ("survey", "neighbours", "output", "bin_low", "bin_high", "count", "error_68", "error_68_low")
+    record = {
+        "command": f"python benchmarks/foveal.py accuracy --count {count}",
+        "version": galstress.__version__,
+        "network": dict(network.metadata["training"]) | {"loss_step": [], "losses": []},
+        "seeds": "900,000 + 10,000 x place of the survey + 5,000 with neighbours, one more a block of 250",
+        "sample": f"{count} simulated galaxies a survey with S/N above {SNR_EDGES[0]:g}",
+        "intervals": "68 %, bootstrap over galaxies",
+        "accuracy": [_plain(row, (*columns, "error_68_high", "guess_in_bin_error_68")) for row in rows],
+        "coverage": [_plain(row, ("output", "neighbours", "level", "coverage", "count", "passes")) for row in overall],
+        "cells": {
+            "with neighbours" if beside else "isolated": [
+                int(np.sum(coverages["passes"][coverages["neighbours"] == beside])),
+                int(np.sum(coverages["neighbours"] == beside)),
+            ]
+            for beside in (False, True)
+        },
+    }
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def _plain(row: Row, names: Sequence[str]) -> dict[str, object]:
+    """Cells of a row as JSON has them; None where there is no number."""
+    result: dict[str, object] = {}
+    for name in names:
+        value = row[name].item() if hasattr(row[name], "item") else row[name]
+        is_number = isinstance(value, float)
+        result[name] = (float(f"{value:.4g}") if math.isfinite(value) else None) if is_number else value
+    return result
 
 
 def pool(kept: list[tuple[Prediction, QTable]]) -> tuple[object, QTable]:

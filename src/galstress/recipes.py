@@ -183,13 +183,14 @@ class Recipe:
                 "seed": seed,
                 "steps": len(losses),
                 "images": len(losses) * self.per_survey * min(self.at_once, len(self.surveys)),
+                "structured_share": self.structured_share,
                 "real_psfs": {survey: len(psfs) for survey, psfs in self.psfs.items() if survey in self.surveys},
                 "loss": sum(losses[-200:]) / max(len(losses[-200:]), 1),
                 "loss_step": list(range(0, len(losses), 50)),
                 "losses": [
                     round(sum(losses[i : i + 50]) / len(losses[i : i + 50]), 4) for i in range(0, len(losses), 50)
                 ],
-                "schedule": dataclasses.asdict(self.schedule),
+                "schedule": dataclasses.asdict(self.schedule) | {"steps": len(losses)},
             },
             "domain": self.measure_domain(seed),
         }
@@ -253,7 +254,7 @@ RECIPES: dict[str, Recipe] = {
         surveys={name: shares for name, (shares, _) in _FOVEAL.items()},
         stamps={name: _PIXELS[pixels] for name, (_, pixels) in _FOVEAL.items()},
         backbone={"name": "foveal", "width": 1.333},
-        schedule=Schedule(steps=24_000, learning_rate=1.5e-3, warm_up=500, cool_down=0.5),
+        schedule=Schedule(steps=18_000, learning_rate=1.5e-3, warm_up=500, cool_down=0.5),
     ),
 }
 """Recipes by name; one entry adds one to the command line."""
