@@ -119,7 +119,7 @@ def judge(errors: Errors, policies: Sequence[str], scratch: str, *, seed: int) -
     All methods share each resampling of the test galaxies, so that differences are paired; labels saved and
     comparisons resample the training seeds, too (of two or three seeds that is a rough guess of their scatter).
     """
-    values, measured = _common(errors)
+    values, measured = _align(errors)
     rng = np.random.default_rng(seed)
     names, place = np.unique(errors.groups, return_inverse=True)
     galaxies = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), _COUNT)[:, place].astype(float)
@@ -141,7 +141,7 @@ def judge(errors: Errors, policies: Sequence[str], scratch: str, *, seed: int) -
     return Verdict(table, saved, comparison, str(comparison["method"][0]), measured, intervals)
 
 
-def _common(errors: Errors) -> tuple[Array, dict[str, int]]:
+def _align(errors: Errors) -> tuple[Array, dict[str, int]]:
     """The errors of images that every method has one of, NaN for others, and how many those are."""
     values = errors.values.copy()
     made = np.isfinite(values).any(-1, keepdims=True)
