@@ -169,6 +169,7 @@ def main() -> None:
     options = parser.parse_args()
     found = {"check": check, "errors": errors, "gap": gap}[options.what](options, Network.load(options.network))
     words = f" --survey {options.survey}" if options.what != "check" else ""
+    words += f" --steps {options.steps} --policies {' '.join(options.policies)}" if options.what == "errors" else ""
     record = {"command": f"python benchmarks/realism.py {options.what}{words}", "version": galstress.__version__}
     settings = {"seed": SEED, "stamp_px": options.stamp, "snr": list(options.snr), "steps": options.steps}
     name = f"realism-{options.what}" + (f"-{options.survey}" if words else "")
