@@ -1,16 +1,15 @@
 """Posteriors beside the photon limit: network alone and refined, on simulated galaxies that no training has seen.
 
-    python benchmarks/posteriors.py run --survey hsc-wide-i --count 5000 --start 0 --out results
+    python benchmarks/posteriors.py run --survey hsc-wide-i --survey sdss-r --count 2500 --start 0 --out results
     python benchmarks/posteriors.py summary --out results
     python benchmarks/posteriors.py speed --count 32 --out results
-    python benchmarks/posteriors.py memory --count 512 --out results
 
 ``run``: fresh isolated galaxies of the survey's own population (``nearby`` on SDSS, ``cosmos`` elsewhere), measured
 S/N above 5, predicted and refined with that population as the prior; a table for each block of 50 goes into
-``--out/SURVEY``, and blocks that are there are not made again, so that it can be interrupted, and shared out by
-``--start``. ``summary``: efficiency, coverage, TARP, pulls and effective samples of all blocks found; the most is
-printed, all is written. ``speed``: CPU seconds a galaxy on one thread beside statmorph (and pysersic where it is
-installed). ``memory``: peak memory of a stream of galaxies.
+``--out/SURVEY``, one survey after the other, and blocks that are there are not made again, so that it can be
+interrupted, and shared out by ``--start``. ``summary``: efficiency, coverage, TARP, pulls, effective samples and
+memory of all blocks found; the most is printed, all is written. ``speed``: CPU seconds a galaxy on one thread beside
+statmorph (and pysersic where it is installed).
 
 *Measured S/N* is sqrt(sum(model^2 / variance)) of the network's median model: a function of the image. The simulated
 sky is off by 0.02 of its rms (normal), as the model assumes. Radius and flux are kept as natural logarithms, so that
@@ -229,23 +228,25 @@ def measure_block(network: Network, survey: str, seed: int, stamp_px: int, size:
 
 
 def run(network: Network, options: argparse.Namespace) -> None:
-    """Blocks of one survey, those that are missing."""
+    """Blocks of each survey in turn, those that are missing."""
     first, last = options.start // BLOCK, -(-(options.start + options.count) // BLOCK)
-    folder = options.out / options.survey
-    for block in range(first, last):
-        path = folder / f"block-{block:05d}.ecsv"
+    refined = 0
+    for block, survey in itertools.product(range(first, last), options.survey):
+        size = min(BLOCK, options.start + options.count - block * BLOCK)
+        # less than a block is a trial: not to be taken for the block itself
+        name = f"block-{block:05d}.ecsv" if size == BLOCK else f"trial-{block:05d}-{size}.ecsv"
+        path = options.out / survey / name
         if path.exists():
             continue
-        seed = 700_000 + 10_000 * list(SURVEYS).index(options.survey) + block
-        size = min(BLOCK, options.start + options.count - block * BLOCK)
-        if size < BLOCK:  # a trial: not to be taken for the block itself
-            path = folder / f"trial-{block:05d}-{size}.ecsv"
-        table = measure_block(network, options.survey, seed, options.stamp_px, size)
+        seed = 700_000 + 10_000 * list(SURVEYS).index(survey) + block
+        table = measure_block(network, survey, seed, options.stamp_px, size)
+        refined += size
+        table["streamed"], table["peak_mib"] = refined, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         write_table(table, path)
         few = np.mean(table["effective_samples"] < 100)
-        line = "%s block %d (to %d): %.2f s a galaxy, %.0f effective samples (median), %.0f %% below 100"
+        line = "%s block %d (to %d): %.2f s a galaxy, %.0f effective samples (median), %.0f %% below 100, %.0f MiB"
         middle = np.median(table["effective_samples"])
-        _log.info(line, options.survey, block, last - 1, table["seconds"][0], middle, 100 * few)
+        _log.info(line, survey, block, last - 1, table["seconds"][0], middle, 100 * few, table["peak_mib"][0])
 
 
 # ---- summary -------------------------------------------------------------------------------------------------------
@@ -344,6 +345,17 @@ def say_samples(ledger: Ledger, sample: str, table: Table) -> None:
     ledger.measure(sample, "CPU seconds a galaxy", "refined", mean, np.asarray(table["seconds"]))
 
 
+def say_memory(ledger: Ledger, sample: str, table: Table) -> None:
+    """Peak resident memory of the process along its stream, where one process made all blocks."""
+    streamed, peak = (np.asarray(table[name]) for name in ("streamed", "peak_mib"))
+    if len(np.unique(streamed)) < len(streamed) // BLOCK:
+        _log.info("%s: several processes made these blocks; memory is told of one", sample)
+        return
+    for mark in sorted({4 * BLOCK, len(streamed) // 2, len(streamed)}):
+        held = float(peak[streamed <= max(mark, BLOCK)].max())
+        ledger.add(sample, "peak resident memory, MiB", "refined", held, min(mark, len(streamed)), "of one process")
+
+
 def summary(options: argparse.Namespace) -> None:
     """All figures of all blocks."""
     ledger, tables = Ledger(), read_blocks(options.out)
@@ -351,6 +363,8 @@ def summary(options: argparse.Namespace) -> None:
         say_efficiency(ledger, sample, table)
         say_calibration(ledger, sample, table, binned=sample == list(tables)[-1])
         say_samples(ledger, sample, table)
+        if sample == list(tables)[-1]:
+            say_memory(ledger, sample, table)
     if ledger.rows:
         for who in WHO:
             notes = [str(row["note"]) for row in ledger.rows if row["who"] == who]
@@ -361,7 +375,7 @@ def summary(options: argparse.Namespace) -> None:
         _log.info("no blocks under %s", options.out)
 
 
-# ---- speed and memory ----------------------------------------------------------------------------------------------
+# ---- speed ----------------------------------------------------------------------------------------------
 
 
 def statmorph_inputs(cutouts: Cutouts) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
@@ -446,38 +460,20 @@ def speed(network: Network, options: argparse.Namespace) -> None:
     ledger.write(options.out / "speed.ecsv")
 
 
-def memory(network: Network, options: argparse.Namespace) -> None:
-    """Peak resident memory after the first block, half and all of a stream of blocks."""
-    ledger, done, peaks = Ledger(), 0, []
-    marks = [max(1, min(64, options.count // 4)), options.count // 2, options.count]
-    sizes: list[int] = []
-    for mark in marks:
-        while done < mark:
-            size = min(64, mark - done)
-            cutouts, found, _ = draw_block(network, options.survey, size, 770_000 + done, options.stamp_px)
-            sizes.append(len(refine(found, cutouts, SURVEYS[options.survey])))
-            done += size
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        ledger.add(options.survey, "peak resident memory, MiB", "refined", peaks[-1], done)
-    growth = peaks[2] - peaks[1]
-    note = f"of the second half of the stream; a galaxy adds {1024 * growth / (marks[2] - marks[1]):.2f} KiB"
-    ledger.add(options.survey, "growth of the peak, MiB", "refined", growth, marks[2] - marks[1], note)
-    ledger.write(options.out / "memory.ecsv")
-
-
 def main() -> None:
     """Parse, run, write."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "summary", "speed", "memory"))
-    parser.add_argument("--survey", choices=tuple(SURVEYS), default="hsc-wide-i")
-    parser.add_argument("--count", type=int, help="galaxies; by default 5000 (run), 32 (speed), 512 (memory)")
+    parser.add_argument("what", choices=("run", "summary", "speed"))
+    parser.add_argument("--survey", action="append", choices=tuple(SURVEYS), help="once or more; by default hsc-wide-i")
+    parser.add_argument("--count", type=int, help="galaxies of a survey; by default 5000 (run), 32 (speed)")
     parser.add_argument("--start", type=int, default=0, help="first galaxy; a multiple of 50")
     parser.add_argument("--stamp-px", type=int, default=64)
     parser.add_argument("--network", default="foveal", help="a shipped name, or a path")
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args()
-    options.count = options.count or {"speed": 32, "memory": 512}.get(options.what, 5000)
+    options.survey = options.survey or ["hsc-wide-i"]
+    options.count = options.count or {"speed": 32}.get(options.what, 5000)
     if options.start % BLOCK:
         parser.error(f"--start {options.start}: a multiple of {BLOCK} is needed")
     torch.set_num_threads(1)
@@ -485,7 +481,7 @@ def main() -> None:
         summary(options)
         return
     network = Network.load(options.network)
-    {"run": run, "speed": speed, "memory": memory}[options.what](network, options)
+    {"run": run, "speed": speed}[options.what](network, options)
 
 
 if __name__ == "__main__":

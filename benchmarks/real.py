@@ -1,6 +1,7 @@
 """What the shipped network says of real galaxies that others have measured.
 
     GALSTRESS_DATA=... python benchmarks/real.py --network foveal
+    GALSTRESS_DATA=... python benchmarks/real.py labels --out docs/results/hst-labels
 
 Three comparisons, each printed with its sample and a 68 % bootstrap interval:
 ten COSMOS galaxies with Sersic fits (radius, like for like: circularised, to infinity);
@@ -13,18 +14,24 @@ from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 
 import numpy as np
 import torch
+from astropy.table import QTable
 
+import galstress
 from galstress import datasets
 from galstress.cutouts import Cutouts
+from galstress.finetuning import Tuning, cross_validate
+from galstress.galaxy import Galaxies, half_light_radius
 from galstress.heads import Prediction
 from galstress.networks import Network
 from galstress.prediction import predict
 from galstress.rendering import draw_truth
 from galstress.scores import bootstrap, error_68
 
+SEED = 990_000
 _log = logging.getLogger("real")
 
 
@@ -125,14 +132,74 @@ def pair(network: Network, average: bool) -> None:
         _log.info("  in units of its error: %s, rms %.2f", np.round(pulls, 1), float(np.sqrt(np.nanmean(pulls**2))))
 
 
+def labels_of(cutouts: Cutouts) -> QTable:
+    """B/T, radius of the whole galaxy (circularised, before the PSF) and magnitude of the published models.
+
+    Where a component has shrunk to less than 0.01 arcsec, the fit has failed and there is no radius.
+    """
+    catalogue = cutouts.catalogue
+    share = filled(catalogue["lit_bulge_to_total"])
+    sizes, ratios = (
+        torch.as_tensor(np.stack([filled(catalogue[f"lit_{part}_{name}"]) for part in ("disk", "bulge")], -1))
+        for name in ("half_light_radius_arcsec", "axis_ratio")
+    )
+    whole = torch.as_tensor(share)
+    index = torch.tensor([1.0, 4.0], dtype=whole.dtype).expand_as(sizes)
+    model = Galaxies(
+        x=0 * whole, y=0 * whole, flux=1 + 0 * whole, bulge_to_total=whole, sersic_index=index, radius=sizes,
+        axis_ratio=ratios, angle=0 * sizes,
+    )  # fmt: skip
+    broken = ~(sizes * ratios.sqrt() > 0.01).all(-1)
+    return QTable(
+        {
+            "bulge_to_total": share,
+            "half_light_radius_arcsec": torch.where(broken, torch.nan, half_light_radius(model)).numpy(),
+            "mag_ab": filled(catalogue["lit_fit_mag_ab"]),
+        }
+    )
+
+
+def labels(network: Network, options: argparse.Namespace) -> None:
+    """Out-of-fold errors on both samples, and on the physical ones within the larger, into ``summary.json``."""
+    from realism import plain, write
+
+    cutouts = datasets.load("hst-candels-bd201", band="F814W", stamp_px=128)
+    sizes = [filled(cutouts.catalogue[f"lit_{part}_half_light_radius_arcsec"]) for part in ("bulge", "disk")]
+    consistent = filled(cutouts.catalogue["lit_bt_consistent"]) == 1
+    tuning = Tuning(steps=options.steps)
+    for name, chosen in (("physical", consistent & (sizes[0] < sizes[1])), ("consistent", consistent)):
+        sample = cutouts.select(np.flatnonzero(chosen))
+        found = cross_validate(
+            network, sample, labels_of(sample), policies=options.policies, tuning=tuning, seed=SEED, progress=True
+        )
+        _log.info("%s, %d galaxies: %s", name, len(sample), found.sentence)
+        guess = np.asarray(found.values["label_bulge_to_total"])
+        words = f"--steps {options.steps} --policies {' '.join(options.policies)}"
+        record = {
+            "command": f"python benchmarks/real.py labels {words}",
+            "version": galstress.__version__, "network": options.network, "seed": SEED, "galaxies": len(sample),
+            "steps": tuning.steps, "folds": tuning.folds, "stamp_px": 128, "sentence": found.sentence,
+            "rms_bulge_to_total_of_the_mean": float(guess[np.isfinite(guess)].std()),
+            "table": [{key: plain(row[key]) for key in found.table.colnames} for row in found.table],
+        }  # fmt: skip
+        write(record, options.out / "summary.json", name)
+
+
 def main() -> None:
-    """Parse and run all three."""
+    """Parse and run."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", default="compare", choices=("compare", "labels"))
     parser.add_argument("--network", default="foveal")
     parser.add_argument("--average", action="store_true", help="average over the eight turns and mirrors")
+    parser.add_argument("--steps", type=int, default=80, help="of fine-tuning")
+    parser.add_argument("--policies", nargs="+", default=["head", "last:1"])
+    parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args()
     network = Network.load(options.network)
+    if options.what == "labels":
+        labels(network, options)
+        return
     for compare in (cosmos, candels, pair):
         compare(network, options.average)
 

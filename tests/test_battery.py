@@ -111,7 +111,7 @@ def part(table, **values):
 
 
 def test_one_row_for_each_object_kind_amount_and_output():
-    table = battery.stress(oracle, scene(3))
+    table = battery.stress(oracle, scene(3), tuple(PERTURBATIONS))
     kinds = {name: len(entry.amounts) for name, entry in PERTURBATIONS.items()}
     assert len(table) == 3 * len(NAMES) * sum(kinds.values())
     for name, amounts in kinds.items():
@@ -126,7 +126,7 @@ def test_one_row_for_each_object_kind_amount_and_output():
 
 def test_nothing_shifts_at_the_identity():
     few = {name: entry.amounts[:2] for name, entry in PERTURBATIONS.items()}
-    table = battery.stress(moments, scene(3, noise=True), amounts=few)
+    table = battery.stress(moments, scene(3, noise=True), tuple(PERTURBATIONS), amounts=few)
     for name, entry in PERTURBATIONS.items():
         rows = part(table, kind=name, amount=entry.identity)
         assert len(rows) == 3 * len(NAMES)
@@ -136,8 +136,9 @@ def test_nothing_shifts_at_the_identity():
 
 def test_an_oracle_never_shifts_and_is_never_wrong():
     """The rule for expected values and the perturbed truth say the same, for every perturbation."""
-    few = {"interpolated-rotation": (0, 200), "redrawn-rotation": (0, 90, 130)}
-    table = battery.stress(oracle, scene(), amounts=few)
+    few = {"interpolated-rotation": (0, 200), "redrawn-rotation": (0, 90, 130), "psf-width": (1.5,)}
+    few |= {"pixel-redshift": (0.3,), "redrawn-redshift": (0, 0.9)}
+    table = battery.stress(oracle, scene(), tuple(PERTURBATIONS), amounts=few)
     assert table["shift"] == pytest.approx(0, abs=1e-9)
     assert table["value"] == pytest.approx(table["truth"])
     moved = part(table, kind="redrawn-rotation", amount=90.0, output="e1")

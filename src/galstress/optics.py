@@ -18,6 +18,7 @@ __all__ = [
     "add_correlated_noise",
     "choose_oversampling",
     "choose_psf_size",
+    "correlation_power",
     "make_psf",
     "measure_fwhm",
     "measure_growth",
@@ -276,11 +277,33 @@ def add_correlated_noise(white: Tensor, correlation_fwhm_px: float) -> Tensor:
     """
     if correlation_fwhm_px <= 0:
         return white
-    sigma = correlation_fwhm_px / 2.354820045
-    radius = max(1, math.ceil(4 * sigma))
-    axis = torch.arange(-radius, radius + 1, device=white.device, dtype=white.dtype)
-    kernel = torch.exp(-0.5 * (axis / sigma) ** 2)
-    kernel = kernel / torch.sqrt((kernel**2).sum())
+    steps, kernel = _correlating_kernel(white, correlation_fwhm_px)
+    radius = len(steps) // 2
     padded = torch.nn.functional.pad(white[:, None], (radius,) * 4, mode="circular")
     rows = torch.nn.functional.conv2d(padded, kernel[None, None, None, :])
     return torch.nn.functional.conv2d(rows, kernel[None, None, :, None])[:, 0]
+
+
+def correlation_power(k: Tensor, correlation_fwhm_px: float) -> Tensor:
+    """Power of noise behind :func:`add_correlated_noise`'s kernel along one axis, mean 1 over the wave numbers.
+
+    Arguments:
+        k: (K,) wave numbers, radians per pixel.
+        correlation_fwhm_px: FWHM of the kernel, pixels; 0 for white noise.
+
+    Returns:
+        (K,); the power of an image's noise is the product of both axes'.
+    """
+    if correlation_fwhm_px <= 0:
+        return torch.ones_like(k)
+    steps, kernel = _correlating_kernel(k, correlation_fwhm_px)
+    return (kernel * torch.cos(k[:, None] * steps)).sum(1) ** 2
+
+
+def _correlating_kernel(like: Tensor, fwhm_px: float) -> tuple[Tensor, Tensor]:
+    """Pixels about the middle, and a Gaussian whose squares sum to 1."""
+    sigma = fwhm_px / 2.354820045
+    radius = max(1, math.ceil(4 * sigma))
+    steps = torch.arange(-radius, radius + 1, device=like.device, dtype=like.dtype)
+    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
+    return steps, kernel / torch.sqrt((kernel**2).sum())

@@ -69,6 +69,8 @@ class Recipe:
     """Share of blocks seen through a real PSF, where some are given for the survey."""
     structured_share: float = 0.0
     """Share of galaxies whose disks get arms, bars, rings, clumps or dust."""
+    turned: bool = True
+    """Galaxies at any angle, each exposure at another turn or mirror; else every position angle is 0."""
     psfs: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     """Real PSFs (N, P, P) by survey, a sample a pixel; :func:`galstress.datasets.psfs.collect_psfs` has some."""
 
@@ -111,7 +113,7 @@ class Recipe:
         rows = torch.randperm(self.block, generator=shuffle)[part * self.per_survey : (part + 1) * self.per_survey]
         choose = torch.Generator().manual_seed(_mixed(seed, visit, order, 1))
         generator = torch.Generator(device).manual_seed(_mixed(seed, visit, order, 4))
-        turned = _turned(_block(self, name, number, seed, device), rows.to(device), choose)
+        turned = _turned(_block(self, name, number, seed, device), rows.to(device), choose, self.turned)
         cutouts = expose(turned, generator, truth=False)
         return Lesson(_imperfect(cutouts, turned.model, self.cut_share, choose, generator), turned.targets)
 
@@ -219,7 +221,10 @@ class Recipe:
             last = population == list(shares)[-1]
             count = self.block - sum(map(len, parts)) if last else round(self.block * share)
             parts.append(_bright(population, survey, count, stamp_px, self.faintest_snr, generator))
-        return Galaxies.concatenate(parts)
+        targets = Galaxies.concatenate(parts)
+        # a galaxy's angle is from +x, its position angle from +y
+        still = torch.full_like(targets.angle, math.pi / 2)
+        return targets if self.turned else dataclasses.replace(targets, angle=still)
 
 
 _DEEP = {"cosmos": 0.8, "nearby": 0.2}
@@ -349,12 +354,12 @@ def _varied(survey: Survey, generator: torch.Generator) -> Survey:
     )
 
 
-def _turned(scenes: Scenes, rows: Tensor, generator: torch.Generator) -> Scenes:
-    """The scenes at ``rows``, target and neighbours each at another turn or mirror about the array's centre.
+def _turned(scenes: Scenes, rows: Tensor, generator: torch.Generator, at_random: bool = True) -> Scenes:
+    """The scenes at ``rows``, target and neighbours each turned or mirrored about the array's centre, or not at all.
 
     The PSF turns with the target; to the neighbours it is as good as round.
     """
-    first, second = torch.randint(8, (2,), generator=generator).tolist()
+    first, second = torch.randint(8 if at_random else 1, (2,), generator=generator).tolist()
     model, light = (turn_images(t[rows], e) for t, e in ((scenes.model, first), (scenes.light, second)))
     targets = _turn_galaxies(scenes.targets.select(rows), first, (model.shape[-1] - 1) / 2)
     is_structured = None if scenes.is_structured is None else scenes.is_structured[rows]

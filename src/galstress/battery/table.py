@@ -76,6 +76,7 @@ _DESCRIPTIONS = {
     "shift_sigma": "shift over the baseline's standard deviation",
     "truth": "true value after the perturbation, NaN where unknown",
     "flags": "bits of galstress.cutouts.Flag after the perturbation",
+    "assumed": "something that the perturbation needs was assumed of this object; see assumptions in the table's meta",
 }
 
 
@@ -115,7 +116,9 @@ def stress(
         QTable with a row per kind, amount, object and output: ``row``, ``object_id``, ``perturbation`` (the axis),
         ``kind``, ``amount``, ``unit``, ``output``, ``output_unit``, ``value`` and ``sigma`` (posterior mean and
         standard deviation), ``baseline_value``, ``baseline_sigma``, ``expected``, ``shift``, ``shift_sigma``,
-        ``truth``, ``flags``. An object that cannot be measured has NaN and never stops the others.
+        ``truth``, ``flags``, ``assumed`` (whether something was assumed of the object, for example the redshift that it
+        starts from; ``meta["assumptions"]`` says what, and of how many). An object that cannot be measured has NaN and
+        never stops the others.
 
     Raises:
         UnknownNameError: No such perturbation.
@@ -146,13 +149,23 @@ def stress(
             measured: _Measured | Exception = baseline
             if amount != entry.identity:
                 measured = _measure_all(measure, cutouts, _changer(entry, amount, seed), batch_size, advance)
-            expected, moved = (entry.rule(baseline.names, v, amount, shape) for v in (baseline.value, true))
+            expected, moved = (entry.rule(baseline.names, v, amount, cutouts) for v in (baseline.value, true))
             blocks.append(_block(cutouts, (entry, amount), baseline, measured, (expected, moved)))
     table = QTable({name: np.concatenate([block[name] for block in blocks]) for name in _DESCRIPTIONS})
     for name, description in _DESCRIPTIONS.items():
         table[name].info.description = description
     table.meta = {"seed": seed, "survey": cutouts.survey.name, "stamp_px": shape[0], "objects": len(cutouts)}
+    table.meta["assumptions"] = _list_assumptions(cutouts, [entry for entry, _ in plan])
     return table
+
+
+def _list_assumptions(cutouts: Cutouts, entries: Sequence[Perturbation]) -> list[str]:
+    """What is assumed of how many objects, each once."""
+    found = {}
+    for entry in entries:
+        if count := int(entry.assumed(cutouts).sum()):
+            found[f"{entry.axis}: {entry.assumption}, assumed for {count} of {len(cutouts)} objects"] = True
+    return list(found)
 
 
 def _plan(
@@ -279,4 +292,5 @@ def _block(
         "shift_sigma": shift_sigma.ravel(),
         "truth": true.ravel(),
         "flags": np.repeat(flags, outputs),
+        "assumed": np.repeat(entry.assumed(cutouts), outputs),
     }

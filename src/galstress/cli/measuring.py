@@ -92,7 +92,13 @@ def stress(
     output: Annotated[Path, typer.Option("--output", "-o", help="Tidy table, .parquet; a .json is put beside it.")],
     survey: SurveyName = None,
     perturbation: Annotated[
-        list[str] | None, typer.Option("--perturbation", "-p", help="Its name; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            "--perturbation",
+            "-p",
+            show_default="rotation, depth",
+            help="rotation, depth, redshift, psf-width, or the name of one kind; may be given several times.",
+        ),
     ] = None,
     average: Annotated[bool, typer.Option("--average", help="Also averaged over eight turns and mirrors.")] = False,
     zero_point: ZeroPoint = None,
@@ -102,7 +108,7 @@ def stress(
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Change the images in known ways and measure again: rotation, depth."""
+    """Change the images in known ways and measure again: rotation, depth, redshift, width of the PSF."""
     run = begin(context)
     from galstress.battery import write_table
     from galstress.networks import Network
@@ -118,6 +124,8 @@ def stress(
     )  # fmt: skip
     write_table(table, output)
     run.finish(output, [Path(source), weights_path(network)], len(cutouts))
+    for assumption in table.meta["assumptions"]:
+        run.say(assumption)
     run.say(f"{output}: {len(table)} rows")
 
 

@@ -15,11 +15,14 @@ from galstress.cli.running import Device, Quiet, Seed, begin, weights_path
 app = typer.Typer()
 
 
-@app.command(epilog="Example: galstress report demo/records -o report.html")
+@app.command(epilog="Example: galstress report demo/records --study study/ -o report.html")
 def report(
     context: typer.Context,
     records: Annotated[Path, typer.Argument(help="Folder that galstress demo, or predict --records, has written.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
+    study: Annotated[
+        list[Path] | None, typer.Option(help="Folder that galstress study has written; may be given several times.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -28,9 +31,10 @@ def report(
     run = begin(context, computes=False)
     from galstress.report import build_report
 
-    build_report(records, output)
+    studies = study or []
+    build_report(records, output, studies)
     if output.parent.resolve() != records.resolve():  # the records' own manifest tells how they were made
-        run.finish(output, [records])
+        run.finish(output, [records, *studies])
     run.say(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -200,8 +200,8 @@ def _pair_surveys() -> dict[str, Survey]:
             psf=psf_of("moffat", 1.25, beta=3.0),
         ),
         "kids-r": derive_survey(
-            "sdss-r",
             "kids-r",
+            "kids-r-gama",
             "r",
             "sigma images of ProFit's example; KiDS coadds have 0.2 arcsec pixels",
             pixel_scale_arcsec=0.2,

@@ -13,6 +13,8 @@ from galstress.figures.evaluation import (
     loss_curve,
 )
 from galstress.figures.film import FilmStrip, draw_frame, write_film
+from galstress.figures.invariance import four_cells
+from galstress.figures.learning import label_curves
 from galstress.figures.measurements import compare_corners, corner, radial_profile
 from galstress.figures.posteriors import (
     calibration_curves,
@@ -34,6 +36,7 @@ from galstress.figures.stamps import (
     to_pixels,
 )
 from galstress.figures.theme import DARK, LIGHT, Theme, drawing, new_axes, recolour, to_png, to_svg
+from galstress.figures.transport import ratio_bars, step_matrices, transport_matrix
 
 __all__ = [
     "DARK",
@@ -57,19 +60,24 @@ __all__ = [
     "drawing",
     "efficiency_curves",
     "error_curves",
+    "four_cells",
+    "label_curves",
     "limit_curves",
     "loss_curve",
     "new_axes",
     "place_histogram",
     "radial_profile",
+    "ratio_bars",
     "recolour",
     "residual_key",
     "round_length",
     "shift_bands",
     "shift_points",
     "stamp",
+    "step_matrices",
     "to_pixels",
     "to_png",
     "to_svg",
+    "transport_matrix",
     "write_film",
 ]

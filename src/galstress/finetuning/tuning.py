@@ -56,6 +56,8 @@ class Tuning:
     """Looks without a better one after which the run ends."""
     side_px: int | None = None
     """Side of what the network is shown (:func:`galstress.finetuning.choose_side`)."""
+    turned: bool = True
+    """Show each object mirrored and turned anew at every step; else always as it came."""
     folds: int = 5
     """Parts of a cross-validation, each predicted from the others."""
 
@@ -126,9 +128,9 @@ def finetune(
         "learned": len(learned), "validated": len(validated),
         "groups": [len(np.unique(numbers[rows])) for rows in (learned, validated)],
         "side_px": side, "stamp_px": _stamp(cutouts),
-        "augmentation": "mirror, any angle, shift of up to half a pixel" if any_angle else "eight exact turns, mirrors",
+        "augmentation": _name_augmentation(tuning, any_angle),
     }  # fmt: skip
-    lesson = _Lesson(cutouts, known, learned, validated, side, any_angle, seed)
+    lesson = _Lesson(cutouts, known, learned, validated, side, any_angle, seed, tuning.turned)
     run = _Run(network, factors, tuning, manifest | {"data": _fingerprint(lesson, network)})
     if checkpoint is not None and checkpoint.exists():
         run.restore(checkpoint)
@@ -157,6 +159,7 @@ class _Lesson:
     side: int
     any_angle: bool
     seed: int
+    turned: bool
 
     def show(self, step: int, batch: int) -> tuple[Cutouts, Labels, Tensor]:
         """Turned cutouts and labels of a step, and normal points: a pure function of the step."""
@@ -165,7 +168,7 @@ class _Lesson:
         order = np.random.default_rng((self.seed, 0, epoch)).permutation(self.learned)
         rows = order[place * size : (place + 1) * size]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        turn = draw_turn(size, self.any_angle, generator)
+        turn = draw_turn(size, self.any_angle, generator) if self.turned else exact_turn(torch.zeros(size).long())
         shown = turn_cutouts(self.cutouts.select(rows), turn, self.side)
         return shown, self.labels.select(rows).turn(turn), _normal(generator)
 
@@ -174,13 +177,14 @@ class _Lesson:
         device = network.parameters()[0].device
         points = _normal(torch.Generator().manual_seed(self.seed))
         found = []
-        for element in _VALIDATION_TURNS:
+        turns = _VALIDATION_TURNS if self.turned else _VALIDATION_TURNS[:1]
+        for element in turns:
             for start in range(0, len(self.validated), _VALIDATION_BATCH):
                 rows = self.validated[start : start + _VALIDATION_BATCH]
                 turn = exact_turn(torch.full((len(rows),), element))
                 shown = turn_cutouts(self.cutouts.select(rows).to(device), turn, self.side)
                 found.append(_measure(network, shown, self.labels.select(rows).turn(turn), points))
-        return torch.cat(found).view(len(_VALIDATION_TURNS), -1).mean(0)
+        return torch.cat(found).view(len(turns), -1).mean(0)
 
 
 class _Run:
@@ -307,6 +311,13 @@ class _Run:
         self.losses = tensors["losses"].tolist()
         self.checks = [(int(step), value) for step, value in tensors["checks"].tolist()]
         self.best_step, self.skipped = (int(count) for count in tensors["counts"])
+
+
+def _name_augmentation(tuning: Tuning, any_angle: bool) -> str:
+    """As the manifest has it."""
+    if not tuning.turned:
+        return "none"
+    return "mirror, any angle, shift of up to half a pixel" if any_angle else "eight exact turns, mirrors"
 
 
 def _measure(network: Network, cutouts: Cutouts, labels: Labels, points: Tensor) -> Tensor:

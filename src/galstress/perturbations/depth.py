@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 
 import torch
-from torch import Tensor
 
 from galstress.cutouts import Cutouts
 from galstress.optics import add_correlated_noise
+from galstress.perturbations.noise import draw_seed, white_noise
 
 __all__ = ["shorten_exposure"]
 
@@ -34,7 +33,8 @@ def shorten_exposure(cutouts: Cutouts, share: float, rng: torch.Generator) -> Cu
     survey, root = cutouts.survey, math.sqrt(share)
     finite = torch.isfinite(cutouts.variance)
     added = torch.where(finite, cutouts.variance, 0) * (1 / share - 1)
-    noise = add_correlated_noise(_white_noise(cutouts, rng), survey.noise_correlation_fwhm_px)
+    white = white_noise(draw_seed(rng), cutouts.object_id, tuple(cutouts.images.shape[1:])).to(cutouts.images)
+    noise = add_correlated_noise(white, survey.noise_correlation_fwhm_px)
     truth = cutouts.truth
     if truth is not None and "snr" in truth.colnames:
         truth = truth.copy()
@@ -51,13 +51,3 @@ def shorten_exposure(cutouts: Cutouts, share: float, rng: torch.Generator) -> Cu
         ),
         truth=truth,
     )
-
-
-def _white_noise(cutouts: Cutouts, rng: torch.Generator) -> Tensor:
-    """(N, H, W) standard normal numbers, made on the CPU so that every device gets the same."""
-    base = int(torch.randint(2**62, (), generator=rng, device=rng.device))
-    noise = torch.empty(cutouts.images.shape)
-    for row, name in enumerate(cutouts.object_id):
-        digest = hashlib.blake2b(f"{base}:{name}".encode(), digest_size=7).digest()
-        noise[row] = torch.randn(noise.shape[1:], generator=torch.Generator().manual_seed(int.from_bytes(digest)))
-    return noise.to(cutouts.images)

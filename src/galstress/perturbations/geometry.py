@@ -15,7 +15,16 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-__all__ = ["array_centre", "quarter_matrix", "rotation_matrix", "turn_table", "turn_values", "turn_wcs"]
+__all__ = [
+    "array_centre",
+    "plain_numbers",
+    "quarter_matrix",
+    "replace_numbers",
+    "rotation_matrix",
+    "turn_table",
+    "turn_values",
+    "turn_wcs",
+]
 
 Array = NDArray[np.float64]
 
@@ -85,24 +94,24 @@ def turn_table(table: QTable, matrix: Array, centre: Array) -> QTable:
     table = table.copy()
     numbers = [n for n in table.colnames if n in ("x_px", "y_px") or n.endswith(("e1", "e2"))]
     if numbers:
-        values = np.stack([_plain(table[name]) for name in numbers], -1)
+        values = np.stack([plain_numbers(table[name]) for name in numbers], -1)
         for name, column in zip(numbers, turn_values(numbers, values, matrix, centre).T, strict=True):
-            _replace(table, name, column)
+            replace_numbers(table, name, column)
     for name in table.colnames:
         if name.endswith("position_angle_deg"):
-            direction = np.deg2rad(_plain(table[name]) + 90)
+            direction = np.deg2rad(plain_numbers(table[name]) + 90)
             x, y = matrix @ np.stack([np.cos(direction), np.sin(direction)])
-            _replace(table, name, (np.rad2deg(np.arctan2(y, x)) - 90) % 180)
+            replace_numbers(table, name, (np.rad2deg(np.arctan2(y, x)) - 90) % 180)
     return table
 
 
-def _plain(column: Any) -> Array:  # noqa: ANN401 (Column, MaskedColumn or Quantity)
+def plain_numbers(column: Any) -> Array:  # noqa: ANN401 (Column, MaskedColumn or Quantity)
     """Numbers of a column without unit and mask."""
     column = getattr(column, "unmasked", column)
     return np.array(np.ma.getdata(getattr(column, "value", column)), np.float64)
 
 
-def _replace(table: QTable, name: str, values: Array) -> None:
+def replace_numbers(table: QTable, name: str, values: Array) -> None:
     """New numbers in a column that keeps its unit, dtype and mask."""
     old = table[name]
     values = values.astype(old.dtype) if np.issubdtype(old.dtype, np.floating) else values

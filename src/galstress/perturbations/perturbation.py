@@ -13,15 +13,19 @@ from numpy.typing import NDArray
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError
 
-__all__ = ["Perturbation", "unmoved"]
+__all__ = ["Perturbation", "nothing_assumed", "unmoved"]
 
 Array = NDArray[np.float64]
-Shape = tuple[int, int]
 
 
-def unmoved(names: Sequence[str], values: Array, amount: float, shape: Shape) -> Array:  # noqa: ARG001
+def unmoved(names: Sequence[str], values: Array, amount: float, cutouts: Cutouts) -> Array:  # noqa: ARG001
     """The rule of a perturbation that leaves the galaxy as it is."""
     return values
+
+
+def nothing_assumed(cutouts: Cutouts) -> NDArray[np.bool_]:
+    """What a perturbation needs is known of every object."""
+    return np.zeros(len(cutouts), bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +58,18 @@ class Perturbation:
     """What is done to the cutouts."""
     description: str
     """One sentence for the report."""
-    rule: Callable[[Sequence[str], Array, float, Shape], Array] = unmoved
-    """(D names, (N, D) values, amount, (H, W)) -> (N, D): where the values of outputs should go."""
+    rule: Callable[[Sequence[str], Array, float, Cutouts], Array] = unmoved
+    """(D names, (N, D) values, amount, N cutouts before it) -> (N, D): where the values of outputs should go."""
     needs_truth: bool = False
     """Whether it works on simulated cutouts only."""
     allowed: Callable[[float], bool] = math.isfinite
     """Whether an amount can be used."""
     allowed_amounts: str = "any finite number"
     """The same in words, for the error message."""
+    assumed: Callable[[Cutouts], NDArray[np.bool_]] = nothing_assumed
+    """(N,) objects of which something must be assumed that is not known."""
+    assumption: str = ""
+    """What is assumed of them, in words."""
 
     def check(self, cutouts: Cutouts, amount: float) -> None:
         """Refuse an amount out of range, or images without the truth that is needed.

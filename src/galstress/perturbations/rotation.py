@@ -77,14 +77,19 @@ def _turn_tables(cutouts: Cutouts, matrix: Array) -> Cutouts:
     )
 
 
-def move_by_quarters(names: Sequence[str], values: Array, amount: float, shape: tuple[int, int]) -> Array:
+def move_by_quarters(names: Sequence[str], values: Array, amount: float, cutouts: Cutouts) -> Array:
     """Where a quarter turn or mirror takes the values of outputs."""
-    return turn_values(names, values, quarter_matrix(int(amount)), array_centre(shape))
+    return turn_values(names, values, quarter_matrix(int(amount)), _centre(cutouts))
 
 
-def move_by_angle(names: Sequence[str], values: Array, amount: float, shape: tuple[int, int]) -> Array:
+def move_by_angle(names: Sequence[str], values: Array, amount: float, cutouts: Cutouts) -> Array:
     """Where a turn by ``amount`` degrees takes the values of outputs."""
-    return turn_values(names, values, rotation_matrix(amount), array_centre(shape))
+    return turn_values(names, values, rotation_matrix(amount), _centre(cutouts))
+
+
+def _centre(cutouts: Cutouts) -> Array:
+    """(x, y) of the centre of the arrays."""
+    return array_centre((int(cutouts.images.shape[1]), int(cutouts.images.shape[2])))
 
 
 def rotate_pixels(cutouts: Cutouts, angle_deg: float, rng: torch.Generator | None = None) -> Cutouts:  # noqa: ARG001

@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from galstress.optics import correlation_power
 from galstress.realism.waves import transform_at
 
 __all__ = ["Lens", "View", "match", "place", "widen"]
@@ -139,20 +140,10 @@ def widen(lens: Lens, kernel: Tensor, qx: Tensor, qy: Tensor, correlation_fwhm_p
     total = (power * double).sum()
     gain = 1.0
     if correlation_fwhm_px > 0:
-        weight = _correlation_power(qx, correlation_fwhm_px) * _correlation_power(qy, correlation_fwhm_px)
+        weight = correlation_power(qx, correlation_fwhm_px) * correlation_power(qy, correlation_fwhm_px)
         spread = torch.zeros_like(power).view(-1)
         spread[lens.kept] = weight
         gain = float((power * spread.view_as(power) * double).sum() / total)
     kernel_px = torch.fft.irfft2(plane, s=(size, size)) * lens.fold**2
     square = torch.fft.rfft2(kernel_px**2) / lens.fold**2
     return gain * square.reshape(-1)[lens.kept]
-
-
-def _correlation_power(q: Tensor, fwhm_px: float) -> Tensor:
-    """Power of noise behind a Gaussian kernel along one axis, mean 1 over wave numbers."""
-    sigma = fwhm_px / 2.354820045
-    reach = max(1, math.ceil(4 * sigma))
-    steps = torch.arange(-reach, reach + 1, device=q.device, dtype=q.dtype)
-    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
-    kernel = kernel / torch.sqrt((kernel**2).sum())
-    return (kernel * torch.cos(q[:, None] * steps)).sum(1) ** 2

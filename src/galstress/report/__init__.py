@@ -37,6 +37,12 @@ A folder of records holds, as far as they were made (a part whose record is miss
         :func:`galstress.scores.coverage_curve` and the curve of :func:`galstress.scores.tarp`, with ``who``.
     ``draws.safetensors``
         Of the examples: ``network``, ``refined``, ``fit`` (G, n, K) draws, ``truth`` (G, K).
+``studies/<name>/``, each as ``galstress study`` wrote it; others are named to :func:`build_report`
+    ``summary.json``
+        ``study`` (name), ``sentence`` (the answer), ``command``; of what else it holds, numbers, words and objects of
+        these become a table of settings, and each list of such objects a table of its own.
+    ``<figure>.svg`` or ``.png``, and ``<figure>-dark``
+        Figures for both themes.
 ``stress.parquet``
     The table of :func:`galstress.battery.stress`, with ``survey`` where there are several, and ``averaged`` (true
     or false) where one pass and averaged predictions are both there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from galstress.report.pictures import draw_both
 from galstress.report.posteriors import report_posteriors
 from galstress.report.provenance import report_making, summarise
 from galstress.report.records import read_records
-from galstress.report.stability import report_depth, report_film, report_rotation, summarise_rotation
+from galstress.report.stability import report_changes, report_depth, report_film, report_rotation, summarise_rotation
+from galstress.report.studies import report_studies
 from galstress.report.worst import report_worst
 
 __all__ = ["build_report"]
@@ -25,7 +27,7 @@ __all__ = ["build_report"]
 _log = logging.getLogger(__name__)
 
 
-def build_report(records: str | Path, output: str | Path) -> Path:
+def build_report(records: str | Path, output: str | Path, studies: Sequence[str | Path] = ()) -> Path:
     """Make the page of a folder of records.
 
     The page needs nothing but itself: figures and film are inside, there is no script, and its content-security
@@ -34,6 +36,7 @@ def build_report(records: str | Path, output: str | Path) -> Path:
     Arguments:
         records: The folder; :mod:`galstress.report` says what it holds.
         output: The HTML file to write; written aside and then renamed.
+        studies: Folders of ``galstress study`` to be shown, too.
 
     Returns:
         The file.
@@ -41,7 +44,7 @@ def build_report(records: str | Path, output: str | Path) -> Path:
     Raises:
         InputError: There is no such folder, or a record is damaged.
     """
-    found = read_records(records)
+    found = read_records(records, studies)
     described = [describe_galaxies(galaxies) for galaxies in found.sets]
     sections = [
         report_corners(found.sets),
@@ -51,7 +54,9 @@ def build_report(records: str | Path, output: str | Path) -> Path:
         report_rotation(found.stress),
         report_film(found.films),
         report_depth(found.stress),
+        *report_changes(found.stress),
         report_attention(found.sets),
+        *report_studies(found.studies),
         report_domain(found),
         report_worst(found.sets, described),
     ]

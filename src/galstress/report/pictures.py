@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
+from galstress.errors import InputError
 from galstress.figures import LIGHT, Theme, recolour, to_svg
 
-__all__ = ["Picture", "draw_both", "draw_once", "embed"]
+__all__ = ["Picture", "draw_both", "draw_once", "embed", "show_file"]
+
+_POINTS = re.compile(r"<svg[^>]*?\bwidth=\"([0-9.]+)pt\"")
+"""Width of a figure that matplotlib wrote."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +69,36 @@ def draw_both(draw: Callable[[Theme], tuple[Figure, Any]], alt: str, caption: st
 def draw_once(fig: Figure, alt: str, caption: str = "") -> Picture:
     """A figure that is the same in both themes."""
     return Picture(light=_embed_svg(to_svg(fig)), alt=alt, caption=caption)
+
+
+def show_file(light: Path, dark: Path | None, alt: str, caption: str = "") -> Picture:
+    """A figure that was drawn before, from its files.
+
+    Arguments:
+        light: SVG or PNG.
+        dark: The same for a dark page; None: the first serves both.
+        alt: What is to be seen.
+        caption: One line under the figure.
+
+    Raises:
+        InputError: A file cannot be read, or is neither.
+    """
+    address, width = _read_figure(light)
+    return Picture(address, alt, dark="" if dark is None else _read_figure(dark)[0], caption=caption, width_px=width)
+
+
+def _read_figure(path: Path) -> tuple[str, int]:
+    """data: address of a figure's file, and its width in pixels of the page (0: unknown)."""
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"\x89PNG"):
+            return embed(content, "image/png"), 0
+        text = content.decode()
+        text = text[text.index("<svg") :]
+    except (OSError, ValueError) as error:
+        raise InputError(f"figure {path} ({error})", "an SVG or PNG file", "draw it again") from None
+    width = _POINTS.match(text)
+    return _embed_svg(text), round(96 / 72 * float(width[1])) if width else 0
 
 
 def _embed_svg(text: str) -> str:

@@ -33,6 +33,9 @@ _FLAG_MEANINGS = {
     Flag.BAD_FIT: "No disk and bulge describe the image to within its noise: refined error bars hold for the model.",
 }
 
+_MOST_BANDS = 6
+"""Bands that are named in the first line; more are counted."""
+
 
 def summarise(records: Records, described: Sequence[Sequence[Galaxy]]) -> dict[str, Any]:
     """The first lines: what was measured, with what, and whether any of it is real.
@@ -48,10 +51,11 @@ def summarise(records: Records, described: Sequence[Sequence[Galaxy]]) -> dict[s
     names = dict.fromkeys(galaxies.prediction.network for galaxies in records.sets)
     network = " and ".join(name for name in names if name) or "a network"
     bands = dict.fromkeys(galaxies.cutouts.survey.band for galaxies in records.sets)
+    named = ", ".join(bands) if len(bands) <= _MOST_BANDS else f"{len(bands)} bands"
     counts = [f"{real} real"] if real else []
     counts += [f"{simulated} simulated"] if simulated else []
     line = (
-        f"{' and '.join(counts)} galaxies in {len(records.sets)} sets ({', '.join(bands)}), measured with {network}."
+        f"{' and '.join(counts)} galaxies in {len(records.sets)} sets ({named}), measured with {network}."
         if counts
         else "No galaxies were recorded."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,20 @@ from galstress.cutouts import Cutouts
 from galstress.errors import InputError
 from galstress.heads import Prediction
 
-__all__ = ["FilmRecord", "GalaxySet", "Maps", "PosteriorRecord", "Records", "Table", "read_records"]
+__all__ = [
+    "FilmRecord",
+    "GalaxySet",
+    "Maps",
+    "PosteriorRecord",
+    "Records",
+    "StudyRecord",
+    "Table",
+    "read_records",
+    "read_study",
+]
+
+_DARK = "-dark"
+"""Ending of the name of a figure's dark twin."""
 
 Table = Mapping[str, np.ndarray]
 """A tidy table: columns by name, all of one length."""
@@ -102,6 +115,18 @@ class PosteriorRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class StudyRecord:
+    """What ``galstress study`` answered."""
+
+    name: str
+    """Name of the folder."""
+    summary: Mapping[str, Any]
+    """``summary.json``."""
+    figures: tuple[tuple[Path, Path | None], ...] = ()
+    """Each figure's file, SVG before PNG, and that of its dark twin where there is one."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Records:
     """Everything that was found in the folder; None (or nothing) for what is missing."""
 
@@ -123,13 +148,16 @@ class Records:
     """``training.json``."""
     posteriors: tuple[PosteriorRecord, ...] = ()
     """``posteriors/*``, by folder name."""
+    studies: tuple[StudyRecord, ...] = ()
+    """``studies/*``, by folder name, and those of other folders after them."""
 
 
-def read_records(folder: str | Path) -> Records:
+def read_records(folder: str | Path, studies: Sequence[str | Path] = ()) -> Records:
     """Read a folder of records; :mod:`galstress.report` says what each file holds.
 
     Arguments:
         folder: As written by ``galstress demo``.
+        studies: Folders that ``galstress study`` wrote, beside those in ``studies/``.
 
     Raises:
         InputError: There is no such folder, or a file in it is damaged.
@@ -149,7 +177,28 @@ def read_records(folder: str | Path) -> Records:
         films=tuple(_read_film(path) for path in films if path.with_suffix(".safetensors").exists()),
         training=_read_json(folder / "training.json"),
         posteriors=tuple(_read_posteriors(path.parent) for path in sorted(folder.glob("posteriors/*/about.json"))),
+        studies=tuple(
+            read_study(path)
+            for path in (*(each.parent for each in sorted(folder.glob("studies/*/summary.json"))), *map(Path, studies))
+        ),
     )
+
+
+def read_study(folder: Path) -> StudyRecord:
+    """Read the folder of a study: its summary, and the names of its figures.
+
+    Raises:
+        InputError: It has no ``summary.json``, or none with a ``sentence``.
+    """
+    summary = _read_json(folder / "summary.json")
+    if summary is None or not str(summary.get("sentence") or ""):
+        came = f"{folder} without a summary.json that has a sentence"
+        raise InputError(came, "a folder that galstress study has finished", "run the study to its end")
+    found: dict[str, Path] = {
+        path.stem: path for ending in ("png", "svg") for path in sorted(folder.glob(f"*.{ending}"))
+    }
+    figures = [(path, found.get(stem + _DARK)) for stem, path in sorted(found.items()) if not stem.endswith(_DARK)]
+    return StudyRecord(folder.resolve().name, summary, tuple(figures))
 
 
 def _read_set(folder: Path) -> GalaxySet:

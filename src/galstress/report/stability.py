@@ -1,4 +1,4 @@
-"""The parts of the page on rotation, the film, and depth."""
+"""The parts of the page on rotation, the film, depth, redshift, and the width of the PSF."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import numpy as np
 from galstress.errors import InputError
 from galstress.figures import FilmStrip, choose_stretch, draw_frame, shift_bands, shift_points, to_png, write_film
 from galstress.figures.theme import DARK
+from galstress.perturbations import PERTURBATIONS
 from galstress.report.pictures import Picture, draw_both, embed
 from galstress.report.quantities import HEADLINE_OUTPUTS, describe_output
 from galstress.report.records import FilmRecord, Table
 from galstress.report.section import DataTable, Film, Group, Section, absent
 
-__all__ = ["report_depth", "report_film", "report_rotation", "summarise_rotation"]
+__all__ = ["report_changes", "report_depth", "report_film", "report_rotation", "summarise_rotation"]
 
 _KINDS = {
     "quarter-turns": (
@@ -34,6 +35,34 @@ _KINDS = {
         "Simulated galaxies only: the sky turns and telescope, pixels and noise do not, as in a real survey.",
     ),
 }
+_CHANGES = {
+    "redshift": (
+        "What happens when the galaxy is farther away?",
+        "added redshift",
+        {
+            "redrawn-redshift": (
+                "The same galaxy drawn again farther away",
+                "Simulated galaxies only: smaller and fainter, under the same PSF, sky and read noise.",
+            ),
+            "pixel-redshift": (
+                "The pixels shrunk and dimmed",
+                "The PSF is made what it was, and the noise is topped up to the survey's.",
+            ),
+        },
+        "The same galaxies from farther away, in the same rest-frame band: radius and flux must fall as distance says.",
+    ),
+    "psf-width": (
+        "What happens in worse seeing?",
+        "width of the PSF [times what it was]",
+        {"psf-width": ("The pixels convolved to a wider PSF", "The noise is topped up to the survey's.")},
+        "The same galaxies through a wider PSF, in the same noise: the galaxy stays what it is.",
+    ),
+}
+"""Key of a section: its title, the label of amounts, the kinds, and what is done."""
+_READING = (
+    "Shown is how far answers lie from where they should; per cent are of the expected value. Line and bands: median, "
+    "68 and 95 % of the galaxies; dashed: the typical ±1σ that is quoted at each amount."
+)
 _QUARTERS = ("0°", "90°", "180°", "270°", "0°\nM", "90°\nM", "180°\nM", "270°\nM")
 
 
@@ -96,23 +125,8 @@ def report_depth(stress: Table | None) -> Section:
     key, title = "depth", "What happens in shorter exposures?"
     if stress is None:
         return absent(key, title, "No stress test was recorded: stress.parquet is missing.")
-    rows = _split_passes(stress)[0][1]
-    pictures = []
-    for output in HEADLINE_OUTPUTS:
-        shifts = _collect(rows, "depth", output)
-        if shifts is None or shifts.amount.size < 2:
-            continue
-        quantity = describe_output(output)
-        labels = ("exposure time left [share]", f"shift in {quantity.error_label}")
-        expected = np.nanmedian(shifts.sigma, axis=1)
-        pictures.append(
-            draw_both(
-                lambda theme, shifts=shifts, labels=labels, expected=expected: shift_bands(  # type: ignore[misc]
-                    shifts.amount, shifts.shift, labels, expected_sigma=expected, halving=True, theme=theme
-                ),
-                f"Shift in {quantity.label} against the share of the exposure time that is left",
-            )
-        )
+    label = "exposure time left [share]"
+    pictures = _draw_amounts(_split_passes(stress)[0][1], "depth", label, halving=True)
     if not pictures:
         return absent(key, title, "No depth was recorded in stress.parquet.")
     lead = (
@@ -120,7 +134,53 @@ def report_depth(stress: Table | None) -> Section:
         "may scatter, but must stay centred on zero and within the error bars that the network itself quotes. Line and "
         "bands: median, 68 and 95 % of the galaxies; dashed: the typical ±1σ that is quoted at each depth."
     )
-    return Section(key, title, lead, (Group(tuple(pictures)),))
+    return Section(key, title, lead, (Group(pictures),))
+
+
+def report_changes(stress: Table | None) -> tuple[Section, ...]:
+    """Redshift and the width of the PSF, each where it was recorded."""
+    if stress is None:
+        return ()
+    rows, found = _split_passes(stress)[0][1], []
+    for key, (title, label, kinds, lead) in _CHANGES.items():
+        groups = []
+        for kind, (heading, note) in kinds.items():
+            if pictures := _draw_amounts(rows, kind, label):
+                groups.append(Group(pictures, heading, f"{note} {_count_assumed(rows, kind)}".strip()))
+        if groups:
+            found.append(Section(key, title, f"{lead} {_READING}", tuple(groups)))
+    return tuple(found)
+
+
+def _draw_amounts(rows: Table, kind: str, label: str, *, halving: bool = False) -> tuple[Picture, ...]:
+    """Shifts of each headline output against the amount; none where fewer than two amounts were recorded."""
+    pictures = []
+    for output in HEADLINE_OUTPUTS:
+        shifts = _collect(rows, kind, output)
+        if shifts is None or shifts.amount.size < 2:
+            continue
+        quantity = describe_output(output)
+        labels = (label, f"shift in {quantity.error_label}")
+        expected = np.nanmedian(shifts.sigma, axis=1)
+        pictures.append(
+            draw_both(
+                lambda theme, shifts=shifts, labels=labels, expected=expected: shift_bands(  # type: ignore[misc]
+                    shifts.amount, shifts.shift, labels, expected_sigma=expected, halving=halving, theme=theme
+                ),
+                f"Shift in {quantity.label} against the {label.split(' [', maxsplit=1)[0]}",
+            )
+        )
+    return tuple(pictures)
+
+
+def _count_assumed(rows: Table, kind: str) -> str:
+    """Of how many galaxies the redshift was assumed, in words."""
+    if "assumed" not in rows:
+        return ""
+    here = np.asarray(rows["kind"]) == kind
+    names = np.asarray(rows["object_id"])[here]
+    count, total = len(set(names[np.asarray(rows["assumed"])[here].astype(bool)])), len(set(names))
+    return f"{PERTURBATIONS[kind].assumption}, assumed for {count} of {total} galaxies." if count else ""
 
 
 def report_film(films: Sequence[FilmRecord]) -> Section:
@@ -169,11 +229,11 @@ def _collect(stress: Table, kind: str, output: str) -> _Shifts | None:
     keys = [stress[column][chosen].astype(str) for column in ("survey", "row", "object_id") if column in stress]
     _, at_object = np.unique(np.stack(keys, -1), axis=0, return_inverse=True)
     matrices = {}
-    for column in ("shift", "sigma", "baseline_value", "baseline_sigma"):
+    for column in ("shift", "sigma", "expected", "baseline_sigma"):
         matrix = np.full((amount.size, int(at_object.max()) + 1), np.nan)
         matrix[at_amount, at_object] = np.asarray(stress[column], float)[chosen]
         matrices[column] = matrix
-    scale = 100 / matrices["baseline_value"] if describe_output(output).relative else np.ones_like(matrices["shift"])
+    scale = 100 / matrices["expected"] if describe_output(output).relative else np.ones_like(matrices["shift"])
     with np.errstate(divide="ignore", invalid="ignore"):
         in_sigma = matrices["shift"] / matrices["baseline_sigma"]
     return _Shifts(amount, matrices["shift"] * scale, in_sigma, matrices["sigma"] * scale)

@@ -41,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 _FAILURES = (GalstressError, OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
 """What may go wrong with one set of galaxies without stopping the rest; it is told on the page."""
+_SURVEYS = ("sdss-r", "hsc-wide-i", "lsst-i", "euclid-vis", "hst-candels-f814w", "jwst-nircam-f200w")
+"""Of those that the network was trained for, what is simulated: depths, PSFs and pixels as different as can be."""
 _LARGEST_REFINED_PX = 128
 """Side of the largest stamps that are refined: larger ones take many seconds each."""
 _FIRST_SEED = 2_000_000_000
@@ -163,7 +165,9 @@ class _Run:
     ) -> None:
         self.folder, self.network, self.draw_models = folder, network, draw_models
         self.seed, self.size, self.device = seed, size, device
-        self.populations = {name: max(shares, key=shares.__getitem__) for name, shares in _prior(network).items()}
+        prior = _prior(network)
+        shown = [name for name in _SURVEYS if name in prior] or list(prior)[: len(_SURVEYS)]
+        self.populations = {name: max(prior[name], key=prior[name].__getitem__) for name in shown}
         self.galleries: dict[str, Gallery] = {}
         self.stress: list[QTable] = []
         self.evaluations: list[Evaluation] = []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-import importlib.metadata
 import json
 import math
 import re
@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from astropy.table import QTable
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError
@@ -30,12 +28,12 @@ from galstress.finetuning import (
     fit_lines,
     rate_factors,
     read_groups,
-    read_labels,
     trim,
 )
 from galstress.finetuning.tuning import find_usable
 from galstress.networks import Network
-from galstress.prediction import predict
+from galstress.studies.cells import Job, keep, list_rows, list_versions, round_number, write_table
+from galstress.studies.medians import measure_medians, true_values
 from galstress.studies.records import write_json
 from galstress.studies.savings import ALL, QUANTITIES, UNTOUCHED, Errors, judge
 
@@ -81,9 +79,9 @@ class _Cell:
     seed: int
 
     @property
-    def file(self) -> str:
-        """Its name in the folder of cells."""
-        return f"{re.sub('[^a-z0-9.]', '-', self.method)}-n{self.count}-seed{self.seed}.json"
+    def name(self) -> str:
+        """Of its file in the folder of cells."""
+        return f"{re.sub('[^a-z0-9.]', '-', self.method)}-n{self.count}-seed{self.seed}"
 
 
 def study_labels(  # noqa: PLR0913 (data, design and place: each a choice of its own)
@@ -140,16 +138,18 @@ def study_labels(  # noqa: PLR0913 (data, design and place: each a choice of its
     summary = {
         "study": "labels", "command": command, "network": network.metadata.get("name", ""),
         "target": {"survey": pool.survey.name, "pool": len(pool), "test": len(test),
-                   "test_measured": verdict.measured, "side_px": run.side},
+                   "test_galaxies": len(np.unique(run.test_groups)), "test_measured": verdict.measured,
+                   "side_px": run.side},
         "counts": counts, "policies": list(policies), "seeds": seeds, "tuning": dataclasses.asdict(tuning),
         "scratch": {**dataclasses.asdict(scratch), "policy": "all", "first_weights": _SCRATCH_NOTE},
         "intervals": verdict.intervals, "best": verdict.best, "sentence": sentence,
-        "saved": _rows(verdict.saved), "comparison": _rows(verdict.comparison), "errors": _rows(verdict.table),
-        "versions": {name: importlib.metadata.version(name) for name in ("galstress", "torch", "numpy", "astropy")},
+        "saved": list_rows(verdict.saved), "comparison": list_rows(verdict.comparison),
+        "errors": list_rows(verdict.table),
+        "versions": list_versions(),
         "cells": small,
     }  # fmt: skip
     write_json(Path(folder) / "summary.json", summary)
-    _write_table(verdict.table, Path(folder) / "study.ecsv")
+    write_table(verdict.table, Path(folder) / "study.ecsv")
     return LabelsStudy(verdict.table, verdict.saved, verdict.comparison, verdict.best, sentence, summary)
 
 
@@ -193,7 +193,7 @@ class _Run:
         if len(shared):
             raise InputError(f"{shared[0]} in pool and test", "no galaxy in both", "split by galaxy")
         self.side, _ = choose_side(int(min(pool.images.shape[1:])), tuning.side_px)
-        known, self.true = _label_values(pool), _label_values(test)
+        known, self.true = true_values(pool), true_values(test)
         usable = find_usable(pool) & np.isfinite(known).any(1)
         self.pool_true, self.usable = known, usable
         self.true[~find_usable(test)] = np.nan
@@ -208,47 +208,28 @@ class _Run:
 
     def make(self, cells: Sequence[_Cell], folder: Path, progress: bool) -> dict[_Cell, dict[str, Any]]:
         """The records of all cells: read where they are there, else made and written."""
-        folder.mkdir(parents=True, exist_ok=True)
-        found = {cell: self.read(cell, folder / cell.file) for cell in cells}
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), disable=not progress, transient=True) as bar:
-            todo = [cell for cell in cells if found[cell] is None]
-            task = bar.add_task("cells", total=len(todo))
-            for cell in todo:
-                bar.update(task, description=f"{cell.method}, {cell.count} labels, seed {cell.seed}")
-                found[cell] = self.measure(cell)
-                write_json(folder / cell.file, found[cell] or {})
-                bar.advance(task)
-        return {cell: record for cell, record in found.items() if record is not None}
-
-    def read(self, cell: _Cell, path: Path) -> dict[str, Any] | None:
-        """The record of a cell that an earlier run of this very study made, or None."""
-        if not path.exists():
-            return None
-        try:
-            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} ({error})", "a cell of this study", "move it away") from None
-        if not isinstance(record, dict) or record.get("of") != self.mark(cell):
-            raise InputError(f"{path} of other data or settings", "cells of this very study", "give another folder")
-        return record
+        jobs = {cell: Job(cell.name, self.mark(cell), functools.partial(self.measure, cell)) for cell in cells}
+        found = keep(list(jobs.values()), folder, progress=progress)
+        return {cell: found[job.name] for cell, job in jobs.items()}
 
     def mark(self, cell: _Cell) -> str:
         """A digest of everything that a cell's answer depends on."""
         tuning = {SCRATCH: self.scratch, UNTOUCHED: None, RECALIBRATED: None}.get(cell.method, self.tuning)
         settings = None if tuning is None else {**dataclasses.asdict(tuning), "folds": 0}
+        if settings is not None and settings["turned"]:
+            del settings["turned"]  # cells that were made before there was a choice stay valid
         whole = json.dumps([self.data, self.side, dataclasses.astuple(cell), settings], default=str)
         return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
     def measure(self, cell: _Cell) -> dict[str, Any]:
         """Make one cell."""
         began = time.perf_counter()
-        record: dict[str, Any] = {**dataclasses.asdict(cell), "of": self.mark(cell)}
+        record: dict[str, Any] = dataclasses.asdict(cell)
         rows = self.choose(cell.count, cell.seed)
         if cell.method in (UNTOUCHED, RECALIBRATED):
-            medians = _medians(self.network, self.test)
+            medians = measure_medians(self.network, self.test)
             if cell.method == RECALIBRATED:
-                before = _medians(self.network, trim(self.pool.select(rows), self.side))
+                before = measure_medians(self.network, trim(self.pool.select(rows), self.side))
                 medians = apply_lines(fit_lines(before, self.pool_true[rows]), medians)
                 medians[:, 0] = medians[:, 0].clip(0, 1)
         else:
@@ -260,12 +241,12 @@ class _Run:
                 groups=self.names[rows].tolist(),
                 seed=cell.seed,
             )
-            medians = _medians(tuned.network, self.test)
+            medians = measure_medians(tuned.network, self.test)
             record |= {name: tuned.manifest[name] for name in ("learned", "validated", "best_step", "steps_done")}
         error = medians - self.true
-        record |= {f"rms_{name}": _number(_root_mean_square(error[:, k])) for k, name in enumerate(QUANTITIES)}
+        record |= {f"rms_{name}": round_number(_root_mean_square(error[:, k])) for k, name in enumerate(QUANTITIES)}
         record["seconds"] = round(time.perf_counter() - began, 2)
-        record["errors"] = {name: [_number(each) for each in error[:, k]] for k, name in enumerate(QUANTITIES)}
+        record["errors"] = {name: [round_number(each) for each in error[:, k]] for k, name in enumerate(QUANTITIES)}
         return record
 
 
@@ -332,23 +313,6 @@ def _say(saved: QTable, comparison: QTable, policies: Sequence[str], most: int) 
     )
 
 
-def _label_values(cutouts: Cutouts) -> Array:
-    """(N, 3) true values of what is measured, NaN where unknown."""
-    values = read_labels(None, cutouts).values
-    share = ((torch.sigmoid(values[:, 3]) - 0.01) / 0.98).clamp(0, 1)
-    radius = values[:, 4] + math.log(cutouts.survey.pixel_scale_arcsec)
-    return torch.stack([share, radius, values[:, 2] + math.log(cutouts.survey.unit_njy)], -1).numpy()
-
-
-def _medians(network: Network, cutouts: Cutouts) -> Array:
-    """(N, 3) posterior medians of the same."""
-    prediction = predict(network, cutouts, device=network.parameters()[0].device)
-    found = dict(zip(prediction.names, prediction.quantile([0.5])[0].T, strict=True))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        radius, flux = np.log(found["half_light_radius_arcsec"]), np.log(found["flux_njy"])
-    return np.stack([found["bulge_to_total"], radius, flux], -1)
-
-
 def _digest(network: Network, pool: Cutouts, known: Array, test: Cutouts, true: Array, groups: Rows) -> str:
     """Of weights and data."""
     digest = hashlib.sha256()
@@ -364,21 +328,3 @@ def _root_mean_square(error: Array) -> float:
     """Of the finite ones; NaN where there are none."""
     finite = error[np.isfinite(error)]
     return float(np.sqrt(np.mean(finite**2))) if finite.size else math.nan
-
-
-def _number(value: float) -> float | None:
-    """Six digits of a number, as JSON knows it."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
-
-
-def _rows(table: QTable) -> list[dict[str, Any]]:
-    """Rows as JSON knows them."""
-    rows = [dict(zip(table.colnames, (each.item() for each in row), strict=True)) for row in table.iterrows()]
-    return [{k: _number(v) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
-
-
-def _write_table(table: QTable, path: Path) -> None:
-    """As ECSV, aside and then renamed."""
-    aside = path.with_name(path.name + ".part")
-    table.write(aside, format="ascii.ecsv", overwrite=True)
-    aside.replace(path)

@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 from galstress.errors import InputError
 from galstress.scores import error_68
 
-__all__ = ["ALL", "QUANTITIES", "UNTOUCHED", "Errors", "Saved", "Verdict", "judge", "labels_saved"]
+__all__ = [
+    "ALL",
+    "QUANTITIES",
+    "UNTOUCHED",
+    "Errors",
+    "Saved",
+    "Verdict",
+    "judge",
+    "labels_saved",
+    "weigh_sizes",
+    "with_all",
+    "with_interval",
+]
 
 QUANTITIES = {"bulge_to_total": "B/T", "ln_radius": "ln of the half-light radius", "ln_flux": "ln of the flux"}
 """What errors are of, in words."""
@@ -127,7 +139,7 @@ def judge(errors: Errors, policies: Sequence[str], scratch: str, *, seed: int) -
     seeds = values.shape[2]
     runs = np.concatenate([np.ones((1, seeds)), rng.multinomial(seeds, np.full(seeds, 1 / seeds), _COUNT)]) / seeds
     with np.errstate(divide="ignore", invalid="ignore"):
-        ln_rms, ln_68 = (_with_all(np.log(each)) for each in _sizes(values, galaxies))
+        ln_rms, ln_68 = (with_all(np.log(each)) for each in weigh_sizes(values, galaxies))
     table = _list_errors(errors, ln_rms, ln_68)
     curves = np.einsum("bmcsq,bs->bmcq", ln_rms, runs)
     saved = _list_saved(errors, np.exp(curves), policies, scratch)
@@ -144,7 +156,7 @@ def judge(errors: Errors, policies: Sequence[str], scratch: str, *, seed: int) -
 def _align(errors: Errors) -> tuple[Array, dict[str, int]]:
     """The errors of images that every method has one of, NaN for others, and how many those are."""
     values = errors.values.copy()
-    made = np.isfinite(values).any(-1, keepdims=True)
+    made = np.isfinite(values).any((-2, -1), keepdims=True)  # not every method exists at every number of labels
     usable = np.asarray((np.isfinite(values) | ~made).all((0, 1, 2)))
     measured = {name: int(each.sum()) for name, each in zip(QUANTITIES, usable, strict=True)}
     for name, count in measured.items():
@@ -153,8 +165,11 @@ def _align(errors: Errors) -> tuple[Array, dict[str, int]]:
     return np.where(usable, values, np.nan), measured
 
 
-def _sizes(values: Array, weights: Array) -> tuple[Array, Array]:
-    """(B, M, C, S, Q) rms and 68 % error under (B, N) weights, of which the first are all 1."""
+def weigh_sizes(values: Array, weights: Array) -> tuple[Array, Array]:
+    """(B, ...) rms and 68 % error of (..., N) errors under (B, N) weights, of which the first are all 1.
+
+    NaN errors are left out; where there is nothing else, the size is NaN.
+    """
     shape = values.shape[:-1]
     flat = values.reshape(-1, values.shape[-1])
     both = np.full((2, len(weights), len(flat)), np.nan)
@@ -171,7 +186,7 @@ def _sizes(values: Array, weights: Array) -> tuple[Array, Array]:
     return both[0].reshape(-1, *shape), both[1].reshape(-1, *shape)
 
 
-def _with_all(ln_size: Array) -> Array:
+def with_all(ln_size: Array) -> Array:
     """The mean over the quantities as one more of them."""
     return np.concatenate([ln_size, ln_size.mean(-1, keepdims=True)], -1)
 
@@ -186,7 +201,7 @@ def _list_errors(errors: Errors, ln_rms: Array, ln_68: Array) -> QTable:
             for q, quantity in enumerate((*QUANTITIES, ALL)):
                 row: dict[str, Any] = {"method": method, "count": count, "quantity": quantity}
                 for name, each in (("rms", ln_rms), ("error_68", ln_68)):
-                    row |= _with_interval(name, np.exp(each[:, m, c, :, q].mean(-1)), _LEVEL)
+                    row |= with_interval(name, np.exp(each[:, m, c, :, q].mean(-1)), _LEVEL)
                 spread = np.exp(ln_rms[0, m, c, :, q])
                 row["rms_seed_spread"] = float(np.std(spread, ddof=1)) if count and len(spread) > 1 else math.nan
                 rows.append(row)
@@ -205,7 +220,7 @@ def _list_saved(errors: Errors, curves: Array, policies: Sequence[str], scratch:
             ]
             row: dict[str, Any] = {"policy": policy, "quantity": quantity, "scratch_labels": most}
             row |= {"scratch_error": float(wanted[0, q]), "zero_label_error": float(own[0, 0, q])}
-            row |= _with_interval("saved", np.array([each.saved for each in found]), _DECIDES)
+            row |= with_interval("saved", np.array([each.saved for each in found]), _DECIDES)
             row |= {"labels": found[0].labels, "kind": found[0].kind, "below": errors.counts[1]}
             kinds = [each.kind for each in found[1:]]
             row["bounded_share"] = sum(kind in ("at least", "at most") for kind in kinds) / len(kinds)
@@ -219,12 +234,12 @@ def _compare(methods: Sequence[str], levels: Array, policies: Sequence[str]) -> 
     rows = []
     for method in sorted(methods, key=lambda each: (each != best, list(methods).index(each))):
         change = levels[:, list(methods).index(method)] - levels[:, list(methods).index(best)]
-        row: dict[str, Any] = {"method": method} | _with_interval("difference", change, _DECIDES)
+        row: dict[str, Any] = {"method": method} | with_interval("difference", change, _DECIDES)
         rows.append(row | {"within": bool(row["difference_low"] <= 0)})
     return QTable(rows=rows)
 
 
-def _with_interval(name: str, values: Array, level: float) -> dict[str, float]:
+def with_interval(name: str, values: Array, level: float) -> dict[str, float]:
     """The first entry with the interval of the others."""
     low, high = np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
     return {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
