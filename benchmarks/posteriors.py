@@ -27,6 +27,8 @@ import itertools
 import logging
 import math
 import resource
+import shlex
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -102,6 +104,7 @@ def write_table(table: Table, path: Path) -> None:
     """A table as ECSV, written aside and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table.meta["version"] = galstress.__version__
+    table.meta["command"] = shlex.join(["python", *sys.argv])
     aside = path.with_name(path.name + ".part")
     table.write(aside, format="ascii.ecsv", overwrite=True)
     aside.replace(path)

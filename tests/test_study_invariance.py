@@ -254,7 +254,7 @@ def test_what_cannot_be_is_refused_in_one_line(study, target, changes, words):
 def test_the_command_writes_a_study(tmp_path, capsys):
     output = tmp_path / "study"
     words = (
-        f"study invariance --target structured --labels 6 --test 5 --redrawn 5 --angles 3 --steps 1 --images 4 "
+        f"study invariance --target simulated --labels 6 --test 5 --redrawn 5 --angles 3 --steps 1 --images 4 "
         f"--stamp 48 --tuning-steps 1 --seeds 1 -o {output}"
     )
     with pytest.raises(SystemExit) as left:
@@ -266,7 +266,7 @@ def test_the_command_writes_a_study(tmp_path, capsys):
     figures = {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
     assert names == {"cells", "summary.json", "study.ecsv", "effects.ecsv", "manifest.json", *figures}
     summary = json.loads((output / "summary.json").read_text())
-    assert summary["command"].startswith("galstress study invariance --target structured")
+    assert summary["command"].startswith("galstress study invariance --target simulated")
     measures = {row["measure"] for row in summary["cells"]}
     assert measures == {"redrawn", "error"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,7 +41,7 @@ app.add_typer(study, name="study")
 def labels(
     context: typer.Context,
     network: NetworkName,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder; what is there already is not made again.")],
+    output: Folder,
     survey: Annotated[str, typer.Option(help="The target: a survey, or its TOML file.")] = "hsc-wide-i",
     structured: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the target's galaxies with arms, bars, rings, clumps or dust.")
@@ -83,7 +82,7 @@ def labels(
     from galstress.networks import Network
     from galstress.studies.labels import study_labels
 
-    numbers, chosen = read_counts(counts), [each.strip() for each in policies.split(",") if each.strip()]
+    numbers, chosen = read_counts(counts), read_names(policies)
     loaded = Network.load(network).to(device)
     drawn = _draw_target(target, (survey, population, structured), (count, test), (stamp, seed, device))
     tuning = Tuning(steps, learning_rate, side_px=side)
@@ -106,8 +105,7 @@ def _draw_target(
     from galstress.realism import Domain, load_templates, observe_halves
 
     (survey, population, structured), (stamp, seed, device) = what, how
-    if target not in ("simulated", "realistic"):
-        raise InputError(f"--target {target}", "simulated or realistic", "give one of them")
+    check_target(target)
     if target == "realistic":
         from galstress.survey import Survey
 
@@ -168,7 +166,7 @@ def transport(
 
 
 @study.command(
-    epilog="Example: galstress study invariance --survey hsc-wide-i --target structured --labels 100 --test 200 "
+    epilog="Example: galstress study invariance --survey hsc-wide-i --target simulated --labels 100 --test 200 "
     "--width 0.35 --steps 400 --seeds 3 -o study/"
 )
 def invariance(
@@ -176,8 +174,11 @@ def invariance(
     output: Folder,
     survey: Annotated[str, typer.Option(help="The target: a survey, or its TOML file.")] = "hsc-wide-i",
     target: Annotated[
-        str, typer.Option(help="real: Hubble galaxies re-observed; structured: simulated; auto: real where they are.")
-    ] = "auto",
+        str,
+        typer.Option(
+            help="simulated: structured galaxies; realistic: real Hubble galaxies (of GALSTRESS_DATA) observed again."
+        ),
+    ] = "simulated",
     labels: Annotated[int, typer.Option(min=1, help="Galaxies that fine-tuning learns from.")] = 80,
     test: Annotated[int, typer.Option(min=5, help="Others, that errors are measured on.")] = 80,
     redrawn: Annotated[int, typer.Option(min=5, help="Simulated galaxies that are drawn again at every angle.")] = 60,
@@ -204,11 +205,9 @@ def invariance(
     from galstress.studies.targets import observe_target, simulate_target
     from galstress.studies.trainings import TrainingSize
 
-    if target not in ("auto", "real", "structured"):
-        raise InputError(f"--target {target}", "auto, real or structured", "give --target structured")
+    check_target(target)
     counts, first = (labels, test, redrawn), 1_930_000_000 + 100 * seed
-    is_real = target == "real" or (target == "auto" and bool(os.environ.get("GALSTRESS_DATA")))
-    if is_real:
+    if target == "realistic":
         galaxies = observe_target(survey, counts, stamp, first, angles=angles)
     else:
         galaxies = simulate_target(survey, counts, stamp, first, device)
@@ -221,6 +220,16 @@ def invariance(
     run.finish(output / "summary.json", [Path(survey)])
     run.say(f"{output / 'summary.json'}: {len(found.summary['trainings'])} networks")
     run.say(found.sentence)
+
+
+def check_target(target: str) -> None:
+    """Refuse what is no kind of target.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if target not in ("simulated", "realistic"):
+        raise InputError(f"--target {target}", "simulated or realistic", "give one of them")
 
 
 def read_names(text: str) -> list[str]:
@@ -258,11 +267,11 @@ def write_command(name: str, arguments: Mapping[str, Any]) -> str:
         >>> write_command("invariance", {"averaged": True, "seeds": 2})
         'galstress study invariance --averaged --seeds 2'
     """
-    words = ["galstress", "study", name]
-    for option, value in arguments.items():
-        if name == "labels" and option == "network":
-            words.append(str(value))
-        elif isinstance(value, bool):
+    words, options = ["galstress", "study", name], dict(arguments)
+    if name == "labels":
+        words.append(str(options.pop("network")))
+    for option, value in options.items():
+        if isinstance(value, bool):
             words += [f"--{option.replace('_', '-')}"] if value and option != "quiet" else []
         elif value is not None and value != "":
             words += [f"--{option.replace('_', '-')}", str(value)]

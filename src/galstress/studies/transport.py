@@ -281,14 +281,14 @@ def _say(ratios: Mapping[str, Sequence[Mapping[str, Any]]], costs: QTable, one_s
         who = "One weights file errs" if name == ONE_FILE else "On surveys left out it errs"
         parts.append(
             f"{who} {mean['rms_ratio']:.2f} times ({mean['rms_ratio_low']:.2f} to {mean['rms_ratio_high']:.2f}) as "
-            "much as an expert a survey in rms (geometric mean over B/T, ln radius and ln flux), "
-            f"{mean['mse_ratio']:.2f} times in mean square, {mean['error_68_ratio']:.2f} times in 68 % error; the rms "
-            f"is within the bar of {bar} times on {within} of {len(each)} (worst: {worst['place']}, "
-            f"{worst['rms_ratio']:.2f}; of single quantities: {QUANTITIES[single['quantity']]} on {single['place']}, "
-            f"{single['rms_ratio']:.2f})"
+            "much as an expert a survey (geometric mean of the rms of B/T, ln radius and ln flux; "
+            f"{mean['mse_ratio']:.2f} times in mean square, {mean['error_68_ratio']:.2f} times in 68 % error), within "
+            f"the bar of {bar} on {within} of {len(each)}: worst on {worst['place']}, {worst['rms_ratio']:.2f} times, "
+            f"and of single quantities {QUANTITIES[single['quantity']]} on {single['place']}, "
+            f"{single['rms_ratio']:.2f} times."
         )
     trained = "as many steps as one expert" if one_steps == 1 else f"{one_steps:g} times the steps of one expert"
-    text = "; ".join(parts) + f". Networks for several surveys learned for {trained}."
+    text = " ".join([*parts, f"Networks for several surveys learned for {trained}."])
     if not len(costs):
         return text
     rows = costs[costs["quantity"] == ALL]
