@@ -63,6 +63,17 @@ def test_marginal_loss_is_scipys_density():
     assert float(found[5]) == 0
 
 
+def test_marginal_loss_bears_a_covariance_that_rounding_made_singular():
+    covariance = torch.full((1, 3, 3), 4.0, requires_grad=True)  # all three are the same number
+    along, across = (torch.tensor([each]) for each in ([2.0, 2.0, 2.0], [2.0, -2.0, 2.0]))
+    mean, sigma = torch.zeros(1, 3), torch.zeros(1, 3)
+    likely, unlikely = (marginal_loss(mean, covariance, label, sigma) for label in (along, across))
+    likely.sum().backward()
+    assert torch.isfinite(likely).all()
+    assert torch.isfinite(covariance.grad).all()
+    assert float((unlikely - likely).detach()) > 1e5
+
+
 def test_loss_of_a_network_on_some_quantities_is_scipys_density(galaxies):
     network = small_network()
     table = partial(galaxies, "bulge_to_total", "mag_ab")

@@ -14,6 +14,8 @@ from galstress.heads import Reference
 __all__ = ["label_loss", "marginal_loss", "score_draws"]
 
 _DIM = len(COORDINATES)
+_ROUNDING = 1e-6
+"""Share of each variance that is added where rounding made a covariance singular: above what single precision loses."""
 
 
 def marginal_loss(mean: Tensor, covariance: Tensor, labels: Tensor, sigma: Tensor) -> Tensor:
@@ -34,14 +36,20 @@ def marginal_loss(mean: Tensor, covariance: Tensor, labels: Tensor, sigma: Tenso
         0.9189
     """
     known = torch.isfinite(labels)
-    residual = torch.where(known, labels, mean) - mean
-    wide = covariance + torch.diag_embed(sigma**2)
+    residual = (torch.where(known, labels, mean) - mean).double()
+    wide = (covariance + torch.diag_embed(sigma**2)).double()
+    width = torch.diagonal(wide, dim1=-2, dim2=-1).sqrt()
     both = known[:, :, None] & known[:, None, :]
+    eye = torch.eye(mean.shape[1]).to(wide)
     # an unknown coordinate becomes one of variance 1 that is hit exactly: it adds nothing
-    factor = torch.linalg.cholesky(torch.where(both, wide, torch.eye(mean.shape[1]).to(wide)))
-    white = torch.linalg.solve_triangular(factor, residual[..., None], upper=False)[..., 0]
-    volume = torch.log(torch.diagonal(factor, dim1=-2, dim2=-1)).sum(-1)
-    return 0.5 * (white**2).sum(-1) + volume + 0.5 * math.log(2 * math.pi) * known.to(mean).sum(-1)
+    unit = torch.where(both, wide / (width[:, :, None] * width[:, None, :]), eye)
+    failed = torch.linalg.cholesky_ex(unit.detach())[1] != 0
+    factor = torch.linalg.cholesky(unit + _ROUNDING * failed[:, None, None] * eye)
+    scaled = torch.where(known, residual / width, 0.0)
+    white = torch.linalg.solve_triangular(factor, scaled[..., None], upper=False)[..., 0]
+    volume = torch.log(torch.diagonal(factor, dim1=-2, dim2=-1)).sum(-1) + torch.where(known, width.log(), 0.0).sum(-1)
+    loss = 0.5 * (white**2).sum(-1) + volume + 0.5 * math.log(2 * math.pi) * known.double().sum(-1)
+    return loss.to(mean.dtype)
 
 
 def score_draws(draws: Tensor, labels: Tensor, unit: Tensor) -> Tensor:

@@ -256,7 +256,7 @@ class _Run:
         value = float(lesson.losses(self.network).mean()) if len(lesson.validated) else math.nan
         best = min((loss for _, loss in self.checks), default=math.inf)
         self.checks.append((len(self.losses), value))
-        if math.isnan(value) or value < best:
+        if not len(lesson.validated) or value < best:
             self.best_step = len(self.losses)
             self.best = [parameter.detach().clone() for parameter in self.thawed.values()]
 
