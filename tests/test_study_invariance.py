@@ -93,13 +93,14 @@ def position_angles(galaxies: Galaxies) -> np.ndarray:
     return np.degrees(galaxies.angle.numpy() - math.pi / 2) % 180
 
 
-def test_at_one_orientation_every_simulated_galaxy_has_position_angle_0():
+def test_at_one_orientation_position_angles_are_0_within_ten_degrees():
     many, one = (shrink({"hsc-wide-i": {"cosmos": 1.0}}, TINY, turned=turned) for turned in (True, False))
     lessons = {recipe.turned: [recipe.draw(step, seed=1)[0] for step in (0, 1, 40)] for recipe in (many, one)}
-    for lesson in lessons[False]:
-        angles = position_angles(lesson.galaxies)
-        assert np.abs((angles + 90) % 180 - 90).max() < 1e-4
-        # and the light lies along +y
+    still = np.concatenate([position_angles(lesson.galaxies)[:, 0] for lesson in lessons[False]])
+    still = (still + 90) % 180 - 90
+    assert 5 < np.std(still) < 20
+    assert abs(np.mean(still)) < 3 * 10 / np.sqrt(len(still))
+    for lesson in lessons[False]:  # and the light lies along +y
         light = lesson.cutouts.images.double().sum(0) / lesson.cutouts.sky_rms[0]
         place = torch.arange(48.0, dtype=torch.float64) - 23.5
         middle = light[12:36, 12:36].clamp_min(0)

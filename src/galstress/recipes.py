@@ -70,7 +70,8 @@ class Recipe:
     structured_share: float = 0.0
     """Share of galaxies whose disks get arms, bars, rings, clumps or dust."""
     turned: bool = True
-    """Galaxies at any angle, each exposure at another turn or mirror; else every position angle is 0."""
+    """Galaxies at any angle, each exposure at another turn or mirror; else position angles of 0, give or take 10
+    degrees (a normal's sigma): at a single angle e2 would be no quantity any more, and its density without bound."""
     psfs: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     """Real PSFs (N, P, P) by survey, a sample a pixel; :func:`galstress.datasets.psfs.collect_psfs` has some."""
 
@@ -222,11 +223,16 @@ class Recipe:
             count = self.block - sum(map(len, parts)) if last else round(self.block * share)
             parts.append(_bright(population, survey, count, stamp_px, self.faintest_snr, generator))
         targets = Galaxies.concatenate(parts)
-        # a galaxy's angle is from +x, its position angle from +y
-        still = torch.full_like(targets.angle, math.pi / 2)
-        return targets if self.turned else dataclasses.replace(targets, angle=still)
+        if self.turned:
+            return targets
+        # a galaxy's angle is from +x, its position angle from +y; disk and bulge keep theirs apart
+        shape = (len(targets), 1)
+        off = torch.randn(shape, generator=generator, device=targets.angle.device) * _STILL_SIGMA
+        apart = targets.angle - targets.angle[:, :1]
+        return dataclasses.replace(targets, angle=math.pi / 2 + off + apart)
 
 
+_STILL_SIGMA = math.radians(10)
 _DEEP = {"cosmos": 0.8, "nearby": 0.2}
 _WIDE = {"cosmos": 0.5, "nearby": 0.5}
 _NEARBY = {"nearby": 1.0}

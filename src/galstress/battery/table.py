@@ -273,7 +273,8 @@ def _block(
     value, sigma, flags = (lost if isinstance(measured, Exception) else measured)[2:]
     size = objects * outputs
     with np.errstate(divide="ignore", invalid="ignore"):
-        shift_sigma = (value - expected) / baseline.sigma
+        shift = value - expected
+        shift_sigma = shift / baseline.sigma
     return {
         "row": np.repeat(np.arange(objects), outputs),
         "object_id": np.repeat(cutouts.object_id, outputs),
@@ -288,7 +289,7 @@ def _block(
         "baseline_value": baseline.value.ravel(),
         "baseline_sigma": baseline.sigma.ravel(),
         "expected": expected.ravel(),
-        "shift": (value - expected).ravel(),
+        "shift": shift.ravel(),
         "shift_sigma": shift_sigma.ravel(),
         "truth": true.ravel(),
         "flags": np.repeat(flags, outputs),

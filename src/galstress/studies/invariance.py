@@ -83,7 +83,8 @@ def study_invariance(  # noqa: PLR0913 (design, sizes and place: each a choice o
     Raises:
         InputError: Fewer than three angles, no seed or one twice, or a folder with cells of another study.
 
-    At one orientation every position angle of a simulated galaxy is 0 and no exposure is turned or mirrored. Spreads
+    At one orientation position angles of simulated galaxies are 0 to within 10 degrees (sigma), and no exposure is
+    turned or mirrored. Spreads
     are root mean squares over galaxies of the standard deviation over angles: of B/T, and of ln of radius and flux.
     """
     if angles < 3 or not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
