@@ -1,6 +1,7 @@
 """Checks on real galaxies that need no measured label.
 
     python benchmarks/unlabelled.py bands --out docs/results/realism
+    python benchmarks/unlabelled.py pair --out docs/results/realism
     python benchmarks/unlabelled.py visual --out docs/results/realism
     python benchmarks/unlabelled.py zoo --out docs/results/realism
     python benchmarks/unlabelled.py fits --out docs/results/realism
@@ -8,9 +9,11 @@
 Needs the real images (``GALSTRESS_DATA``). ``bands``: B/T of one galaxy in F606W, F814W and F125W, which should rise
 with wavelength in the median, since bulges are redder than disks; the sky of these stamps is zero, so that noise is
 what the set's reader says and only pixels inside the segment count, and their zero points are not AB, which B/T does
-not need. ``visual``: B/T beside shares of visual votes. ``zoo``: B/T from 8-bit pictures beside the bulge that Galaxy
-Zoo's experts saw. ``fits``: chi-square a degree of freedom of the best disk + bulge on every real stamp (or the first
-``--count`` of a set, evenly spread), beside simulated galaxies with the same models, smooth and structured.
+not need. ``pair``: two crowded fields that HSC and HST both saw, their central galaxies one by one; fluxes of these
+files are arbitrary, so B/T, radius and shape are compared. ``visual``: B/T beside shares of visual votes. ``zoo``: B/T
+from 8-bit pictures beside the bulge that Galaxy Zoo's experts saw. ``fits``: chi-square a degree of freedom of the best
+disk + bulge on every real stamp (or the first ``--count`` of a set, evenly spread), beside simulated galaxies with the
+same models, smooth and structured.
 
 Each adds an entry to ``summary.json``; intervals hold 68 % where not said otherwise, over galaxies.
 """
@@ -101,6 +104,22 @@ def compare_pairs(difference: np.ndarray) -> dict[str, float]:
 
 
 # ---- ranks ---------------------------------------------------------------------------------------------------------
+
+
+def pair(options: argparse.Namespace, network: Network) -> dict[str, object]:
+    """B/T, radius and shape of the same galaxies by HSC and by HST, and their difference in stated errors."""
+    del options
+    seen = [
+        predict(network, datasets.load("pair-hsc-hst-cosmos", band), average=True) for band in ("hsc-i", "hst-f814w")
+    ]
+    found: dict[str, object] = {"galaxies": len(seen[0])}
+    for name in ("bulge_to_total", "half_light_radius_arcsec", "e1", "e2"):
+        values = np.stack([column(each, name) for each in seen])
+        sigma = np.stack([each.std[:, each.names.index(name)] for each in seen])
+        difference = (values[0] - values[1]) / np.hypot(*sigma)
+        found[name] = {"hsc": values[0].tolist(), "hst": values[1].tolist(), "in_sigma": difference.tolist()}
+        _log.info("%s: %s", name, found[name])
+    return found
 
 
 def rank(values: np.ndarray, answers: np.ndarray) -> dict[str, float]:
@@ -249,6 +268,7 @@ def fit_well(network: Network, cutouts: Cutouts, effective: int) -> dict[str, fl
 
 RUNS: dict[str, Callable[[argparse.Namespace, Network], dict[str, object]]] = {
     "bands": bands,
+    "pair": pair,
     "visual": visual,
     "zoo": zoo,
     "fits": fits,
