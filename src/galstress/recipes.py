@@ -1,10 +1,10 @@
 """Training recipes by name: which surveys and populations, which network, how long.
 
-A recipe's :meth:`Recipe.draw` gives the cutouts of any step, drawn as the training runs. Noise-free
-scenes are rendered in blocks and each is exposed several times: at another of the eight turns and
-mirrors, with its neighbours turned apart from it, and with fresh noise. So that a network survives
-real data, surveys vary about their nominal numbers (PSF width, wings and shape, sky, gain), the sky
-is subtracted and its rms known only to a few per cent, and stamps have several sizes.
+A recipe's :meth:`Recipe.draw` gives the cutouts of any step, drawn as the training runs. Noise-free scenes are rendered
+in blocks and each is exposed several times: at another of the eight turns and mirrors, with its neighbours turned apart
+from it, and with fresh noise. So that a network survives real data, surveys vary about their nominal numbers (PSF
+width, wings and shape, sky, gain), the sky is subtracted and its rms known only to a few per cent, and stamps have
+several sizes.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Recipe:
     structured_share: float = 0.0
     """Share of galaxies whose disks get arms, bars, rings, clumps or dust."""
     turned: bool = True
-    """Galaxies at any angle, each exposure at another turn or mirror; else position angles of 0, give or take 10
-    degrees (a normal's sigma): at a single angle e2 would be no quantity any more, and its density without bound."""
+    """Galaxies at any angle, each exposure at another turn or mirror; else position angles of 0, sigma 10 degrees:
+    at one exact angle e2 would be no quantity, and its density without bound."""
     psfs: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     """Real PSFs (N, P, P) by survey, a sample a pixel; :func:`galstress.datasets.psfs.collect_psfs` has some."""
 
@@ -226,10 +226,8 @@ class Recipe:
         if self.turned:
             return targets
         # a galaxy's angle is from +x, its position angle from +y; disk and bulge keep theirs apart
-        shape = (len(targets), 1)
-        off = torch.randn(shape, generator=generator, device=targets.angle.device) * _STILL_SIGMA
-        apart = targets.angle - targets.angle[:, :1]
-        return dataclasses.replace(targets, angle=math.pi / 2 + off + apart)
+        off = _STILL_SIGMA * torch.randn(len(targets), 1, generator=generator, device=targets.angle.device)
+        return dataclasses.replace(targets, angle=math.pi / 2 + off + targets.angle - targets.angle[:, :1])
 
 
 _STILL_SIGMA = math.radians(10)
