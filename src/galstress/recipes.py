@@ -217,9 +217,8 @@ class Recipe:
     def _targets(self, name: str, survey: Survey, stamp_px: int, generator: torch.Generator) -> Galaxies:
         """One block of galaxies of a survey, in the recipe's shares of populations."""
         parts: list[Galaxies] = []
-        shares = self.surveys[name]
-        for population, share in shares.items():
-            last = population == list(shares)[-1]
+        for population, share in self.surveys[name].items():
+            last = population == list(self.surveys[name])[-1]
             count = self.block - sum(map(len, parts)) if last else round(self.block * share)
             parts.append(_bright(population, survey, count, stamp_px, self.faintest_snr, generator))
         targets = Galaxies.concatenate(parts)
