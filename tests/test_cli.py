@@ -320,7 +320,7 @@ TINY = """
 def tiny(monkeypatch) -> None:
     """A recipe of seconds under the name ``tiny``, with a checkpoint every third step."""
     monkeypatch.setattr(recipes, "RECIPES", dict(recipes.RECIPES))
-    monkeypatch.setattr(recipes, "train", functools.partial(recipes.train, checkpoint_every=3))
+    monkeypatch.setattr(recipes.recipe, "train", functools.partial(recipes.recipe.train, checkpoint_every=3))
     exec(textwrap.dedent(TINY), {})
 
 
@@ -340,7 +340,7 @@ def test_training_killed_goes_on_as_if_nothing_had_happened(tiny, tmp_path):
     import functools, sys
     import galstress.recipes as recipes
     from galstress.cli import main
-    recipes.train = functools.partial(recipes.train, checkpoint_every=3)
+    recipes.recipe.train = functools.partial(recipes.recipe.train, checkpoint_every=3)
     main(sys.argv[1:])
     """
     )

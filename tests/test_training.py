@@ -12,7 +12,8 @@ from galstress.errors import InputError
 from galstress.galaxy import Galaxies, galaxies_from_table
 from galstress.networks import Network
 from galstress.population import load_population
-from galstress.recipes import _turned, load_recipe
+from galstress.recipes import load_recipe
+from galstress.recipes.drawing import turn_scenes
 from galstress.rendering import render
 from galstress.simulation import draw_scenes, draw_targets, simulate, turn_images
 from galstress.survey import Survey
@@ -95,7 +96,7 @@ def test_turned_scene_is_the_turned_galaxy_through_the_turned_psf() -> None:
     scenes = draw_scenes(targets, survey, 48, None, generator)
     seen = set()
     for seed in range(12):
-        turned = _turned(scenes, torch.arange(6), torch.Generator().manual_seed(seed))
+        turned = turn_scenes(scenes, torch.arange(6), torch.Generator().manual_seed(seed))
         element = next(e for e in range(8) if torch.equal(turn_images(scenes.model, e), turned.model))
         seen.add(element)
         again = render(turned.targets, turned.psf.images, turned.psf.oversampling, 48)

@@ -67,6 +67,12 @@ class Schedule:
     """Decay of the moving average of the weights, which is what is kept."""
     clip: float = 1.0
     """Largest norm of the gradient."""
+    optimizer: str = "adamw"
+    """``adamw`` or ``sgd``."""
+    momentum: float = 0.9
+    """Of SGD."""
+    bfloat16: bool = False
+    """The backbone computes in bfloat16 where it can, on a GPU only."""
 
     def rate(self, step: int) -> float:
         """Learning rate at a step (0-based).
@@ -108,16 +114,14 @@ def train(
     """
     modules = network.modules().train()
     parameters = list(modules.parameters())
-    optimizer = torch.optim.AdamW(
-        parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=parameters[0].is_cuda
-    )
+    optimizer = _make_optimizer(parameters, schedule)
     averaged = [p.detach().clone() for p in parameters]
     losses: list[float] = []
     if checkpoint is not None and checkpoint.exists():
         losses = _restore(checkpoint, modules, optimizer, averaged, schedule)
     elif isinstance(network.head.centre, Tensor) and not bool((network.head.scale != 1).any()):
         network.head.set_scale(_first_targets(network, draw))
-    measure_loss = _make_loss(network, draw)
+    measure_loss = _make_loss(network, draw, schedule.bfloat16)
     pending: list[Tensor] = []
     columns = (
         TextColumn("training"),
@@ -126,9 +130,10 @@ def train(
         TextColumn("loss {task.fields[loss]:.3f}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=not progress) as bar:
+    with torch.random.fork_rng(devices=[]), Progress(*columns, disable=not progress) as bar:
         task = bar.add_task("training", total=schedule.steps, completed=len(losses), loss=math.nan)
         for step in range(len(losses), schedule.steps):
+            torch.manual_seed(step)  # what is dropped is the same however often a run was interrupted
             pending.append(_step(network, draw(step), measure_loss, optimizer, schedule.rate(step), schedule.clip))
             decay = min(schedule.average, (step + 1) / (step + 10))
             torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 1 - decay)
@@ -147,12 +152,22 @@ def train(
     return network, losses
 
 
+def _make_optimizer(parameters: list[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
+    """As the schedule says; fused on a GPU."""
+    rate, decay, fused = schedule.learning_rate, schedule.weight_decay, parameters[0].is_cuda
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=schedule.momentum, weight_decay=decay, fused=fused)
+    if schedule.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=fused)
+    raise InputError(f"optimizer={schedule.optimizer!r}", "adamw or sgd", "choose one of them")
+
+
 class _Loss(nn.Module):
     """Mean loss as a function of tensors alone, so that a GPU can take forward and backward pass as one graph."""
 
-    def __init__(self, network: Network, inputs: Inputs) -> None:
+    def __init__(self, network: Network, inputs: Inputs, is_half: bool) -> None:
         super().__init__()
-        self.backbone, self.head = network.backbone, network.head
+        self.backbone, self.head, self.is_half = network.backbone, network.head, is_half
         self.inputs = inputs
         self.names = [f.name for f in dataclasses.fields(inputs) if isinstance(getattr(inputs, f.name), Tensor)]
 
@@ -163,14 +178,16 @@ class _Loss(nn.Module):
     def forward(self, *tensors: Tensor) -> Tensor:
         """Of the inputs' tensors and, last, the targets."""
         inputs = dataclasses.replace(self.inputs, **dict(zip(self.names, tensors[:-1], strict=True)))
-        loss: Tensor = self.head.loss(self.head(self.backbone(inputs)), tensors[-1]).mean()
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.is_half and tensors[0].is_cuda):
+            features = self.backbone(inputs)
+        loss: Tensor = self.head.loss(self.head(features.float()), tensors[-1]).mean()
         return loss
 
 
-def _make_loss(network: Network, draw: Draw) -> Callable[[Inputs, Tensor], Tensor]:
+def _make_loss(network: Network, draw: Draw, is_half: bool) -> Callable[[Inputs, Tensor], Tensor]:
     """Inputs and targets to the mean loss; on a GPU captured once, for batches as large as those of step 0."""
     inputs, targets = _look(network, draw(0))
-    loss = _Loss(network, inputs)
+    loss = _Loss(network, inputs, is_half)
     graphed: Callable[..., Tensor] = loss
     if targets.is_cuda:
         graphed = _capture(loss, (*loss.tensors(inputs), targets))

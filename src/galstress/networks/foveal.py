@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from galstress.cutouts import Cutouts
 from galstress.heads import Reference
 
-__all__ = ["Foveal", "FovealInputs"]
+__all__ = ["Foveal", "FovealInputs", "fill_masked", "measure_aperture"]
 
 _VIEW = 48
 _BINS = (1, 2, 4)
@@ -138,17 +138,24 @@ class Foveal(nn.Module):
         Masked pixels take the value of the pixel opposite the centre, and 0 where that is masked too.
         """
         rms = _rms(cutouts)
-        field, centre = _field(_filled(cutouts.images, cutouts.mask) / rms[:, None, None])
+        field, centre = _field(fill_masked(cutouts.images, cutouts.mask) / rms[:, None, None])
         return _look(field, _told(cutouts), rms, centre, turn)
 
     @staticmethod
     def inputs_of(batches: Sequence[Cutouts]) -> FovealInputs:
         """The same for several surveys and stamp sizes as one batch."""
         rms = torch.cat([_rms(cutouts) for cutouts in batches])
-        seen = [_field(_filled(cutouts.images, cutouts.mask)) for cutouts in batches]
+        seen = [_field(fill_masked(cutouts.images, cutouts.mask)) for cutouts in batches]
         centre = torch.cat([rms.new_tensor([at]).expand(len(field), 2) for field, at in seen])
         told = torch.cat([_told(cutouts) for cutouts in batches])
         return _look(torch.cat([field for field, _ in seen]) / rms[:, None, None], told, rms, centre.mT, 0)
+
+
+def measure_aperture(cutouts: Cutouts) -> tuple[Tensor, Tensor]:
+    """Flux in units of the sky's rms, and size in pixels, (N,), under a Gaussian weight that follows the galaxy."""
+    field, _ = _field(fill_masked(cutouts.images, cutouts.mask) / _rms(cutouts)[:, None, None])
+    _, flux, size = _measure(field)
+    return flux, size
 
 
 def _rms(cutouts: Cutouts) -> Tensor:
@@ -183,7 +190,7 @@ def _turned(told: Tensor, turn: int) -> Tensor:
     return torch.cat([told[:, :1] * sign, told[:, 1:2] * (-sign if turn >= 4 else sign), told[:, 2:]], 1)
 
 
-def _filled(images: Tensor, mask: Tensor) -> Tensor:
+def fill_masked(images: Tensor, mask: Tensor) -> Tensor:
     """Masked pixels replaced by their mirror image through the centre, or 0."""
     clean = torch.where(mask, 0.0, images)
     return torch.where(mask, clean.flip((1, 2)), clean)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -16,15 +17,25 @@ from torch import Tensor, nn
 
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError, UnknownNameError
-from galstress.heads import FlowHead, GalaxyHead
+from galstress.heads import ClassHead, FlowHead, GalaxyHead, TripleHead
 from galstress.networks.foveal import Foveal
+from galstress.networks.gamornet import GaMorNet
+from galstress.networks.gampen import GaMPEN
 
 __all__ = ["BACKBONES", "HEADS", "Network", "available_networks"]
 
-BACKBONES: Mapping[str, Callable[..., nn.Module]] = {"foveal": Foveal}
+BACKBONES: Mapping[str, Callable[..., nn.Module]] = {"foveal": Foveal, "gamornet": GaMorNet, "gampen": GaMPEN}
 """Backbones by name: one line adds one to the command line."""
-HEADS: Mapping[str, Callable[..., nn.Module]] = {"galaxy": GalaxyHead, "flow": FlowHead}
+HEADS: Mapping[str, Callable[..., nn.Module]] = {
+    "galaxy": GalaxyHead,
+    "flow": FlowHead,
+    "classes": ClassHead,
+    "triple": TripleHead,
+    "triple-published": functools.partial(TripleHead, margin=0.0),
+}
 """Heads by name."""
+_HEAD_OF = {"gamornet": "classes", "gampen": "triple"}
+"""The head of a backbone whose last layer is the output; others take the one that is asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +56,19 @@ class Network:
     """Names and settings of both, and how they were trained: population, surveys, steps, seed, domain."""
 
     @classmethod
-    def build(cls, backbone: str = "foveal", head: str = "galaxy", **settings: float) -> Network:
+    def build(cls, backbone: str = "foveal", head: str | None = None, **settings: Any) -> Network:  # noqa: ANN401
         """A fresh network with random weights.
 
         Arguments:
             backbone: A name in :data:`BACKBONES`.
-            head: A name in :data:`HEADS`.
+            head: A name in :data:`HEADS`; by default the backbone's own, or ``galaxy``.
             settings: The backbone's arguments.
         """
         if backbone not in BACKBONES:
             raise UnknownNameError("backbone", backbone, tuple(BACKBONES))
+        head = head or _HEAD_OF.get(backbone, "galaxy")
+        if head not in HEADS:
+            raise UnknownNameError("head", head, tuple(HEADS))
         body = BACKBONES[backbone](**settings)
         body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         record = {"backbone": {"name": backbone, "settings": settings}, "head": {"name": head}}

@@ -1,4 +1,4 @@
-"""Populations: distributions of galaxy parameters, each with ``sample`` and ``log_prob``.
+"""Galaxies of the COSMOS field, as they are and brought closer.
 
 ``cosmos`` is the galaxies of the COSMOS field to F814W = 23.5, drawn from a table of 4,000 of
 them, each blurred by a small kernel. ``nearby`` is the same galaxies brought closer: size
@@ -29,10 +29,9 @@ import torch
 from astropy.table import Table
 from torch import Tensor
 
-from galstress.errors import UnknownNameError
 from galstress.galaxy import Galaxies, half_light_radius
 
-__all__ = ["Population", "available_populations", "load_population"]
+__all__ = ["FieldGalaxies", "load_field"]
 
 _KERNEL = {"mag": 0.15, "ln_radius": 0.1, "logit_q": 0.25}
 _PURE_DISK, _PURE_BULGE = 0.345, 0.49
@@ -49,11 +48,11 @@ _ORIGIN = {"mag": 22.5, "ln_radius": -1.0}
 
 
 @dataclasses.dataclass(frozen=True)
-class Population:
-    """A distribution of galaxies: flux, radius, B/T and both components' index, shape and angle.
+class FieldGalaxies:
+    """A table of galaxies, each blurred by a small kernel, at their own distance or closer.
 
     Example:
-        >>> cosmos = load_population("cosmos")
+        >>> cosmos = load_field()
         >>> galaxies = cosmos.sample(5, torch.Generator().manual_seed(1))
         >>> galaxies.radius.shape, bool(torch.isfinite(cosmos.log_prob(galaxies)).all())
         (torch.Size([5, 2]), True)
@@ -175,27 +174,16 @@ class Population:
         return kernels, value
 
 
-def available_populations() -> tuple[str, ...]:
-    """Names that :func:`load_population` knows."""
-    return ("cosmos", "nearby")
-
-
-@functools.lru_cache(maxsize=4)
-def load_population(name: str) -> Population:
-    """A population by name.
-
-    Raises:
-        UnknownNameError: No such population.
-    """
-    if name not in available_populations():
-        raise UnknownNameError("population", name, available_populations())
+@functools.lru_cache(maxsize=2)
+def load_field(closest: float = 1.0) -> FieldGalaxies:
+    """The galaxies of the shipped table, brought closer by up to this factor: ``cosmos`` (1) or ``nearby``."""
     with resources.as_file(resources.files("galstress") / "tables" / "cosmos.ecsv") as path:
         rows = Table.read(path, format="ascii.ecsv")
     columns = ("mag_ab", "half_light_radius_arcsec", "sersic_index", "axis_ratio")
     mag, radius, index, ratio = (torch.as_tensor(rows[column].astype("f8").data) for column in columns)
     unit = ((ratio - _Q_MIN) / (1 - _Q_MIN)).clamp(0.02, 0.98)
     table = torch.stack([mag, torch.log(radius), index, torch.logit(unit)], -1).float()
-    return Population(name, table, closest=15.0 if name == "nearby" else 1.0)
+    return FieldGalaxies("nearby" if closest > 1 else "cosmos", table, closest)
 
 
 def _pure_shares(index: Tensor) -> tuple[Tensor, Tensor]:

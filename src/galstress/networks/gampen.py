@@ -1,0 +1,124 @@
+"""``gampen``: the posterior network of Ghosh et al. (2022): a spatial transformer, then VGG16 with dropout.
+
+The transformer looks at the stamp and zooms it by one number; the trunk is VGG16 with dropout in front of every
+convolution but the first and in its dense layers, at one small rate, and stays on while measuring (Monte Carlo
+dropout). Nine outputs: three means, three logarithms of a diagonal D and three entries of a unit lower-triangular L,
+of the covariance L D L^T (:class:`galstress.heads.DropoutHead`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from galstress.networks.pixels import PixelInputs, PixelNetwork
+
+__all__ = ["GaMPEN"]
+
+_PLAN = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+_LN_ZOOM = math.log(3.0)
+"""Zooms stay within this of 1: from a third to three."""
+_GAINS = (1.0, 30.0, 2.0)
+"""Of the three channels of ``pixels="sky"``; the first multiplies sky rms, the others the surface brightness."""
+
+
+class GaMPEN(PixelNetwork):
+    """Stamps to the nine numbers of a joint posterior of B/T, half-light radius and flux.
+
+    Arguments:
+        stamp_px: Side of the stamps: 239, 143, 96 as published for HSC's g, r, i (z below 0.25, 0.5, 0.75).
+        width: Multiplies the number of channels; 1 has 143,125,226, 137,226,986 and 135,604,970 weights.
+        pixels: ``raw`` as published: asinh of raw pixels, three times the same; or ``sky``: three different channels,
+            asinh of pixels in units of the sky's rms and, with two gains, of the surface brightness that was
+            measured, so that faint outskirts and bright cores are seen at once.
+        zero_point_mag: AB magnitude of one unit of raw pixels.
+        dropout: The one rate, in training and in measuring.
+        bounded_zoom: Keep the zoom within a third and three, so that it cannot collapse; False: free, as published.
+
+    Source: Ghosh et al. 2022, ApJ 935, 138 (arXiv:2207.05107); VGG16: Simonyan & Zisserman 2015 (arXiv:1409.1556);
+    transformer: Jaderberg et al. 2015 (arXiv:1506.02025).
+
+    Example:
+        >>> network = GaMPEN(stamp_px=64, width=0.0625).eval()
+        >>> network(PixelInputs(torch.zeros(2, 3, 64, 64), None)).shape
+        torch.Size([2, 9])
+    """
+
+    SMALLEST_PX = 56
+    MEASURES = True
+
+    def __init__(
+        self,
+        stamp_px: int = 239,
+        width: float = 1.0,
+        pixels: str = "raw",
+        zero_point_mag: float = 27.0,
+        dropout: float = 7e-4,
+        bounded_zoom: bool = True,
+    ) -> None:
+        super().__init__(stamp_px, pixels, zero_point_mag)
+        self.width, self.dropout, self.bounded_zoom = width, dropout, bounded_zoom
+
+        def wide(count: int) -> int:
+            return max(4, round(width * count))
+
+        self.localization = nn.Sequential(
+            nn.Conv2d(3, wide(64), 11), nn.MaxPool2d(3, 2), nn.ReLU(),
+            nn.Conv2d(wide(64), wide(96), 9), nn.MaxPool2d(3, 2), nn.ReLU(), nn.Flatten(),
+        )  # fmt: skip
+        side = (((stamp_px - 10 - 3) // 2 + 1) - 8 - 3) // 2 + 1
+        self.zooming = nn.Sequential(nn.Linear(wide(96) * side**2, wide(32)), nn.ReLU(), nn.Linear(wide(32), 1))
+        stages, before = {}, 3
+        for number, channels in enumerate(_PLAN, 1):
+            layers: list[nn.Module] = []
+            for count in channels:
+                layers += [nn.Dropout(dropout)] if layers or number > 1 else []
+                layers += [nn.Conv2d(before, wide(count), 3, padding=1), nn.ReLU()]
+                before = wide(count)
+            stages[f"block{number}"] = nn.Sequential(*layers, nn.MaxPool2d(2))
+        dense = wide(4096)
+        stages["dense1"] = nn.Sequential(
+            nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(49 * before, dense), nn.ReLU(), nn.Dropout(dropout)
+        )
+        stages["dense2"] = nn.Sequential(nn.Linear(dense, dense), nn.ReLU(), nn.Dropout(dropout))
+        stages["output"] = nn.Linear(dense, 9)
+        self.stages = nn.ModuleDict(stages)
+        self.features = 9
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.stages["output"].weight, std=0.01)
+        nn.init.zeros_(self.zooming[2].weight)
+        nn.init.ones_(self.zooming[2].bias)
+
+    def forward(self, inputs: PixelInputs) -> Tensor:
+        """(N, 9)."""
+        x = self.transform(inputs.views)
+        for stage in self.stages.values():
+            x = stage(x)
+        return x
+
+    def zoom(self, views: Tensor) -> Tensor:
+        """(N,) factor on the coordinates at which each stamp is looked at: below 1 enlarges the centre."""
+        views = views.to(memory_format=torch.channels_last)
+        factor = self.zooming(self.localization(views))[:, 0]
+        return torch.exp(_LN_ZOOM * torch.tanh((factor - 1) / _LN_ZOOM)) if self.bounded_zoom else factor
+
+    def transform(self, views: Tensor) -> Tensor:
+        """(N, 3, S, S) zoomed stamps: bilinear, zeros outside, corners aligned."""
+        zoom = self.zoom(views)
+        theta = torch.eye(2, 3, device=zoom.device, dtype=zoom.dtype) * zoom[:, None, None]
+        grid = nn.functional.affine_grid(theta, list(views.shape), align_corners=True)
+        zoomed = nn.functional.grid_sample(views, grid, align_corners=True)
+        return zoomed.to(memory_format=torch.channels_last)
+
+    def show(self, stamps: Tensor, brightness: Tensor | None) -> Tensor:
+        """(N, 3, S, S): asinh of raw stamps three times, or three stretches."""
+        if brightness is None:
+            return torch.asinh(stamps)[:, None].expand(-1, 3, -1, -1)
+        scales = (torch.ones_like(brightness), brightness, brightness)
+        views = [stamps * (gain * scale)[:, None, None] for gain, scale in zip(_GAINS, scales, strict=True)]
+        return torch.asinh(torch.stack(views, 1))

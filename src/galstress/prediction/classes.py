@@ -1,0 +1,34 @@
+"""Probabilities of classes: :class:`galstress.heads.Classes`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from galstress.cutouts import Cutouts
+from galstress.heads import Classes
+from galstress.networks.network import Network
+from galstress.prediction.judging import UNUSABLE, flag_images, flag_scale, name_of, read_prior
+
+__all__ = ["predict_classes"]
+
+
+def predict_classes(network: Network, cutouts: Cutouts, turns: int) -> Classes:
+    """One batch, averaged over its first ``turns`` turns and mirrors."""
+    flags = flag_images(cutouts)
+    total = 0.0
+    for turn in range(turns):
+        raw = network.head(network.backbone(network.backbone.inputs(cutouts, turn)))
+        total = total + network.head.probabilities(raw).double()
+    probabilities = (torch.as_tensor(total) / turns).cpu().numpy()
+    bad = (flags & UNUSABLE) != 0
+    flags[~bad] |= flag_scale(network, cutouts)
+    probabilities[bad] = np.nan
+    return Classes(
+        probabilities=probabilities,
+        object_id=cutouts.object_id,
+        flags=flags,
+        survey=cutouts.survey,
+        network=name_of(network),
+        prior=read_prior(network, cutouts.survey.name),
+    )
