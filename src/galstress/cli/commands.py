@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from galstress.cli import finetuning, making, measuring, refining, reporting, showing, studying
+from galstress.cli import comparing, finetuning, making, measuring, refining, reporting, showing, studying
 from galstress.errors import GalstressError
 
 __all__ = ["app", "main"]
@@ -22,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+assert comparing.surveys  # a command of the group study, which is there once it is imported
 for module in (showing, making, finetuning, measuring, refining, reporting, studying):
     app.add_typer(module.app)
 

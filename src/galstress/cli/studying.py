@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from galstress.cli.drawing import save_figures
 from galstress.cli.measuring import NetworkName
 from galstress.cli.running import Device, Quiet, Seed, begin, weights_path
 from galstress.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.figure import Figure
 
@@ -291,7 +292,7 @@ def _draw(found: LabelsStudy, folder: Path) -> None:
     def draw(theme: Theme) -> Mapping[str, Figure]:
         return {"labels": label_curves(found.table, note=note, theme=theme)[0]}
 
-    _save(draw, folder)
+    save_figures(draw, folder)
 
 
 def _draw_transport(found: TransportStudy, folder: Path) -> None:
@@ -313,7 +314,7 @@ def _draw_transport(found: TransportStudy, folder: Path) -> None:
             figures["transport-steps"] = step_matrices(found.costs, note=note, theme=theme)[0]
         return figures
 
-    _save(draw, folder)
+    save_figures(draw, folder)
 
 
 def _draw_invariance(found: InvarianceStudy, folder: Path) -> None:
@@ -338,18 +339,4 @@ def _draw_invariance(found: InvarianceStudy, folder: Path) -> None:
             figures[name] = four_cells(found.table, measure=measure, note=note, theme=theme)[0]
         return figures
 
-    _save(draw, folder)
-
-
-def _save(draw: Callable[[Theme], Mapping[str, Figure]], folder: Path) -> None:
-    """Figures by name in both themes, as PNG and SVG, aside and then renamed."""
-    from galstress.figures import DARK, LIGHT, to_png, to_svg
-
-    for theme in (LIGHT, DARK):
-        for name, fig in draw(theme).items():
-            stem = name if theme is LIGHT else f"{name}-{theme.name}"
-            contents = {"png": to_png(fig, theme, transparent=False), "svg": to_svg(fig, theme).encode()}
-            for suffix, content in contents.items():
-                aside = folder / f"{stem}.{suffix}.part"
-                aside.write_bytes(content)
-                aside.replace(folder / f"{stem}.{suffix}")
+    save_figures(draw, folder)

@@ -1,7 +1,7 @@
 """Heads, and the record of what they predict."""
 
 from galstress.heads.answer import Answer
-from galstress.heads.classes import CLASS_EDGES, CLASSES, Classes, ClassHead, classify
+from galstress.heads.classes import CLASS_EDGES, CLASSES, Classes, ClassHead, classes_of, classify
 from galstress.heads.flow import FlowHead
 from galstress.heads.galaxy import INTERNAL_NAMES, GalaxyHead, Reference, from_internal, to_internal, turn_internal
 from galstress.heads.outputs import OUTPUTS, derive_outputs, list_outputs
@@ -24,6 +24,7 @@ __all__ = [
     "Reference",
     "Samples",
     "TripleHead",
+    "classes_of",
     "classify",
     "derive_outputs",
     "draw_points",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from galstress.galaxy import Galaxies
 from galstress.heads.answer import Answer
 from galstress.heads.galaxy import Reference
 
-__all__ = ["CLASSES", "CLASS_EDGES", "ClassHead", "Classes", "classify"]
+__all__ = ["CLASSES", "CLASS_EDGES", "ClassHead", "Classes", "classes_of", "classify"]
 
 CLASSES = ("disk", "indeterminate", "bulge")
 """The classes, in the order of the published networks' outputs."""
@@ -143,6 +143,25 @@ class Classes(Answer):
         table["class"] = self.decide()
         table["class"].info.description = "the most probable class, empty where unusable"
         return table
+
+
+def classes_of(posterior: Any, samples: int = 1024, seed: int = 0) -> Classes:  # noqa: ANN401 (any with sample)
+    """Probabilities of the classes under a posterior of B/T.
+
+    Arguments:
+        posterior: A :class:`galstress.heads.Prediction` or :class:`galstress.heads.Samples` of N galaxies.
+        samples: Draws of each; their shares are the probabilities, so these come in steps of one over it.
+        seed: Of the draws.
+    """
+    share = posterior.sample(samples, seed)[..., posterior.names.index("bulge_to_total")]
+    low, high = CLASS_EDGES
+    disk, bulge = (share < low).mean(0), (share > high).mean(0)
+    probabilities = np.stack([disk, 1 - disk - bulge, bulge], -1)
+    probabilities[~np.isfinite(share).all(0)] = np.nan
+    return Classes(
+        probabilities=probabilities, object_id=posterior.object_id, flags=posterior.flags, survey=posterior.survey,
+        network=posterior.network, prior=posterior.prior,
+    )  # fmt: skip
 
 
 _WORDS = {

@@ -94,13 +94,6 @@ class GaMorNet(PixelNetwork):
                 nn.init.trunc_normal_(module.weight, std=sigma, a=-2 * sigma, b=2 * sigma)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, inputs: PixelInputs) -> Tensor:
-        """(N, 3) logits."""
-        x = inputs.views.to(memory_format=torch.channels_last)
-        for stage in self.stages.values():
-            x = stage(x)
-        return x
-
     def show(self, stamps: Tensor, brightness: Tensor | None) -> Tensor:
         """(N, 1, S, S): the stamps as they are, or asinh of them where they come in units of the sky's rms."""
         return (stamps if brightness is None else torch.asinh(stamps))[:, None]

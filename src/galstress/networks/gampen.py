@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from galstress.networks.pixels import PixelInputs, PixelNetwork
 
-__all__ = ["GaMPEN"]
+__all__ = ["GaMPEN", "has_collapsed"]
 
 _PLAN = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _LN_ZOOM = math.log(3.0)
 """Zooms stay within this of 1: from a third to three."""
+_SEEN = (0.1, 10.0)
+"""Zooms beyond which a stamp is a few of its pixels, or shrunk to a few."""
 _GAINS = (1.0, 30.0, 2.0)
 """Of the three channels of ``pixels="sky"``; the first multiplies sky rms, the others the surface brightness."""
 
@@ -94,12 +96,9 @@ class GaMPEN(PixelNetwork):
         nn.init.zeros_(self.zooming[2].weight)
         nn.init.ones_(self.zooming[2].bias)
 
-    def forward(self, inputs: PixelInputs) -> Tensor:
-        """(N, 9)."""
-        x = self.transform(inputs.views)
-        for stage in self.stages.values():
-            x = stage(x)
-        return x
+    def begin(self, views: Tensor) -> Tensor:
+        """(N, 3, S, S) the zoomed stamps, which no dropout touches."""
+        return self.transform(views)
 
     def zoom(self, views: Tensor) -> Tensor:
         """(N,) factor on the coordinates at which each stamp is looked at: below 1 enlarges the centre."""
@@ -122,3 +121,22 @@ class GaMPEN(PixelNetwork):
         scales = (torch.ones_like(brightness), brightness, brightness)
         views = [stamps * (gain * scale)[:, None, None] for gain, scale in zip(_GAINS, scales, strict=True)]
         return torch.asinh(torch.stack(views, 1))
+
+
+def has_collapsed(zooms: Tensor) -> bool:
+    """Whether a transformer stopped looking at its galaxies.
+
+    Arguments:
+        zooms: (N,) what :meth:`GaMPEN.zoom` gives for galaxies that differ.
+
+    Returns:
+        True where most zooms are no numbers, show a few pixels only (below 0.1, or negative), shrink the stamp to a
+        few (above 10), or stand at a bound of :class:`GaMPEN`'s bounded zoom, where no gradient moves them any more.
+
+    Example:
+        >>> has_collapsed(torch.tensor([0.8, 1.0, 1.3])), has_collapsed(torch.tensor([0.8, 0.0, -0.01]))
+        (False, True)
+    """
+    seen = (zooms >= _SEEN[0]) & (zooms <= _SEEN[1])
+    stuck = (torch.log(zooms.clamp_min(_SEEN[0])).abs() / _LN_ZOOM - 1).abs() < 0.01
+    return bool((~seen | stuck).double().mean() > 0.5)

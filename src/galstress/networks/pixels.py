@@ -46,6 +46,8 @@ class PixelNetwork(nn.Module):
     """Side below which the layers have no pixel left."""
     MEASURES: ClassVar[bool]
     """Whether the head's coordinates are relative to an aperture that is measured, where pixels are not raw."""
+    stages: nn.ModuleDict
+    """The layers, in order, by the names of their stages."""
 
     def __init__(self, stamp_px: int, pixels: str, zero_point_mag: float) -> None:
         super().__init__()
@@ -83,6 +85,17 @@ class PixelNetwork(nn.Module):
         centre = torch.cat([r.flux.new_tensor([r.centre_px]).expand(len(r.flux), 2) for r in reference]).mT
         flux, size, rms = (torch.cat([getattr(r, n) for r in reference]) for n in ("flux", "size_px", "sky_rms"))
         return PixelInputs(torch.cat([part.views for part in parts]), Reference(flux, size, centre, rms))
+
+    def forward(self, inputs: PixelInputs) -> Tensor:
+        """(N, features) outputs of the last stage."""
+        x = self.begin(inputs.views)
+        for stage in self.stages.values():
+            x = stage(x)
+        return x
+
+    def begin(self, views: Tensor) -> Tensor:
+        """(N, C, S, S) what the first stage takes of the views."""
+        return views.to(memory_format=torch.channels_last)
 
     def show(self, stamps: Tensor, brightness: Tensor | None) -> Tensor:
         """(N, C, S, S) channels of (N, S, S) stamps.

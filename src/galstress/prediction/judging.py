@@ -7,8 +7,9 @@ from torch import Tensor
 
 from galstress.cutouts import Cutouts, Flag
 from galstress.networks.network import Network
+from galstress.survey import Survey
 
-__all__ = ["UNUSABLE", "flag_domain", "flag_images", "flag_scale", "name_of", "read_prior"]
+__all__ = ["UNUSABLE", "flag_domain", "flag_images", "flag_scale", "knows_scale", "name_of", "read_prior"]
 
 UNUSABLE = int(Flag.UNREADABLE | Flag.ALL_MASKED | Flag.TOO_SMALL)
 """Flags of objects that keep their row and have no answer."""
@@ -44,11 +45,15 @@ def flag_domain(network: Network, ln_flux: Tensor, ln_radius: Tensor) -> np.ndar
     return flags
 
 
-def flag_scale(network: Network, cutouts: Cutouts) -> int:
-    """The flag of a survey whose pixels are not as large as in the training, for networks that know no scale."""
+def knows_scale(network: Network, survey: Survey) -> bool:
+    """Whether a survey's pixels are as large as in the training; True for networks that are told the scale."""
     low, high = network.metadata.get("domain", {}).get("pixel_scale_arcsec", (0.0, np.inf))
-    inside = low / _SCALE_MARGIN <= cutouts.survey.pixel_scale_arcsec <= high * _SCALE_MARGIN
-    return 0 if inside else int(Flag.OUT_OF_DOMAIN)
+    return bool(low / _SCALE_MARGIN <= survey.pixel_scale_arcsec <= high * _SCALE_MARGIN)
+
+
+def flag_scale(network: Network, cutouts: Cutouts) -> int:
+    """The flag of images whose pixels are not as large as in the training, for networks that know no scale."""
+    return 0 if knows_scale(network, cutouts.survey) else int(Flag.OUT_OF_DOMAIN)
 
 
 def name_of(network: Network) -> str:

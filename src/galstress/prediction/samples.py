@@ -11,6 +11,7 @@ from torch import Tensor
 from galstress.cutouts import Cutouts, Flag
 from galstress.heads import Samples
 from galstress.networks.network import Network
+from galstress.prediction.dropout import draw_raw
 from galstress.prediction.judging import UNUSABLE, flag_domain, flag_images, flag_scale, name_of, read_prior
 
 __all__ = ["predict_samples"]
@@ -19,7 +20,10 @@ _FAINT_SNR = 10.0
 
 
 def predict_samples(network: Network, cutouts: Cutouts, turns: int, count: int) -> Samples:
-    """One batch: ``count`` draws an object, an equal part from each of the first ``turns`` turns and mirrors."""
+    """One batch: ``count`` draws an object, an equal part from each of the first ``turns`` turns and mirrors.
+
+    Each is a draw of the dropout, and one of the Gaussian that the network says then.
+    """
     flags = flag_images(cutouts)
     if not len(cutouts):
         return _pack(network, cutouts, flags, np.zeros((0, count, 3), np.float32))
@@ -28,9 +32,9 @@ def predict_samples(network: Network, cutouts: Cutouts, turns: int, count: int) 
     for turn in range(turns):
         inputs = network.backbone.inputs(cutouts, turn)
         reference = inputs.reference if reference is None else reference
-        raw = network.head(network.backbone(inputs))
-        places.append(network.head.posterior(raw)[0])
-        coordinates = network.head.draw(raw[:, None].expand(-1, len(normal), -1), normal)
+        raw = draw_raw(network, inputs, len(normal), seed=turn)
+        places.append(network.head.posterior(raw.mean(1))[0])
+        coordinates = network.head.draw(raw, normal)
         clouds.append(network.head.outputs(coordinates, inputs.reference, cutouts.survey))
     draws = torch.cat(clouds, 1).float().cpu().numpy()
     assert reference is not None

@@ -14,7 +14,7 @@ from torch import Tensor
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError, UnknownNameError
 from galstress.galaxy import Galaxies, galaxies_from_table, half_light_radius
-from galstress.heads import OUTPUTS, Reference, list_outputs, to_internal
+from galstress.heads import OUTPUTS, Prediction, Reference, list_outputs, to_internal
 from galstress.heads.flow import BEYOND
 from galstress.likelihood import Likelihood
 from galstress.refinement.exact import SKY_SIGMA, Starts, check_stamps, sample_exactly
@@ -22,7 +22,7 @@ from galstress.refinement.priors import SHARE, Prior, make_prior
 from galstress.rendering import PARAMETERS, from_parameters, to_parameters
 from galstress.survey import Survey
 
-__all__ = ["limit"]
+__all__ = ["limit", "sample_at_truth"]
 
 _KINDS = ("bayes", "cramer-rao")
 _INDICES = tuple(PARAMETERS.index(name) for name in ("disk_sersic_index", "bulge_sersic_index"))
@@ -81,10 +81,7 @@ def limit(
     else:
         if sky_sigma not in (None, SKY_SIGMA):
             raise InputError(f"sky_sigma={sky_sigma} with kind='bayes'", f"{SKY_SIGMA} or nothing", "leave it out")
-        start = _starts_at(truth, cutouts)
-        found = sample_exactly(
-            cutouts, start, make_prior(prior, {}), flags=cutouts.flags, name="limit", seed=seed, progress=progress
-        )
+        found = sample_at_truth(cutouts, prior, seed=seed, progress=progress)
         errors = found.std
         table["effective_samples"] = found.effective_samples
     for place, (name, (unit, meaning)) in enumerate(OUTPUTS.items()):
@@ -92,6 +89,33 @@ def limit(
         table[name].info.description = f"smallest error ({kind}) of the {meaning}"
     table.meta.update(kind=kind, free_indices=free_indices, survey=survey.name)
     return table
+
+
+def sample_at_truth(
+    cutouts: Cutouts,
+    prior: Prior | Mapping[str, float] | str,
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> Prediction:
+    """The exact posterior of simulated galaxies: no classifier and no estimate from the same pixels can do better.
+
+    Arguments:
+        cutouts: Images with truth, at which the sampling starts: that saves the search, and the posterior does not
+            depend on it.
+        prior: The population that they were drawn from.
+        seed: Of the samples.
+        progress: Show a bar with the time left.
+
+    Raises:
+        InputError: No truth.
+    """
+    if cutouts.truth is None:
+        raise InputError("cutouts without truth", "simulated cutouts", "make them with galstress.simulate")
+    survey = cutouts.survey
+    truth = galaxies_from_table(cutouts.truth, survey.pixel_scale_arcsec, survey.unit_njy)
+    start, own = _starts_at(truth, cutouts), make_prior(prior, {})
+    return sample_exactly(cutouts, start, own, flags=cutouts.flags, name="limit", seed=seed, progress=progress)
 
 
 def _starts_at(truth: Galaxies, cutouts: Cutouts) -> Starts:

@@ -8,6 +8,19 @@ bins of the truth; every error stands beside the error of guessing the prior's m
 from galstress.scores.accuracy import accuracy_table
 from galstress.scores.bins import Bins, equal_bins, predicted_bins
 from galstress.scores.calibration import coverage_curve, probability_integral_transform, rank_uniformity
+from galstress.scores.classes import (
+    CUTS,
+    Cut,
+    brier_score,
+    call_classes,
+    class_table,
+    confusion_table,
+    cut_for_share,
+    log_loss,
+    reliability_table,
+    risk_area,
+    risk_curve,
+)
 from galstress.scores.coverage import count_covered, coverage_table, place_among_quantiles, place_among_samples
 from galstress.scores.credibility import TarpCurve, tarp
 from galstress.scores.posterior import Posterior, errors, guess_the_median, is_ratio, truth_values
@@ -30,7 +43,9 @@ from galstress.scores.statistics import (
 )
 
 __all__ = [
+    "CUTS",
     "Bins",
+    "Cut",
     "Interval",
     "Posterior",
     "TarpCurve",
@@ -38,10 +53,15 @@ __all__ = [
     "apply_temperature",
     "bias",
     "bootstrap",
+    "brier_score",
+    "call_classes",
+    "class_table",
     "conformal_interval",
+    "confusion_table",
     "count_covered",
     "coverage_curve",
     "coverage_table",
+    "cut_for_share",
     "equal_bins",
     "error_68",
     "errors",
@@ -50,6 +70,7 @@ __all__ = [
     "fit_temperature",
     "guess_the_median",
     "is_ratio",
+    "log_loss",
     "margins_in_bins",
     "outlier_fraction",
     "place_among_quantiles",
@@ -57,6 +78,9 @@ __all__ = [
     "predicted_bins",
     "probability_integral_transform",
     "rank_uniformity",
+    "reliability_table",
+    "risk_area",
+    "risk_curve",
     "rms",
     "scatter",
     "tarp",
