@@ -2,8 +2,9 @@
 
     python benchmarks/recipes.py run --steps 1500 --width 0.125 --out docs/results/recipes
 
-The sky that the published recipe leaves in its images is taken off in all. Every training sees as many images and is tested on the same fresh galaxies of the published population; each has the
-changes of those before it. A training is kept in the folder and not made again.
+The sky that the published recipe leaves in its images is taken off in all. Every training sees as many images and is
+tested on the same fresh galaxies of the published population; each has the changes of those before it. A training is
+kept in the folder and not made again.
 """
 
 from __future__ import annotations
@@ -46,8 +47,7 @@ def list_changes(steps: int, width: float) -> dict[str, Recipe]:
     ours = Schedule(steps=steps, learning_rate=1e-3, warm_up=steps // 20, cool_down=0.6, weight_decay=1e-3)
     change("AdamW, warm-up and cool-down, averaged weights", schedule=ours)
     change("pixels in units of the sky's rms, asinh", backbone={**backbone, "pixels": "sky"})
-    change("galaxies drawn anew, 16 exposures each", images=0, exposures=16)
-    change("turned and mirrored at random", turned=True)
+    change("galaxies drawn anew, 16 exposures each, turned and mirrored", images=0, exposures=16)
     change("PSF, sky and gain vary", varied=True)
     return found
 

@@ -56,10 +56,14 @@ def test_nearby_is_cosmos_brought_closer() -> None:
 
 
 @pytest.mark.parametrize("name", available_populations())
+def test_what_is_drawn_has_a_density(name: str) -> None:
+    assert bool(torch.isfinite(load_population(name).log_prob(draw(name, 400))).all())
+
+
+@pytest.mark.parametrize("name", ["cosmos", "nearby"])
 def test_density_is_that_of_the_samples(name: str) -> None:
     galaxies = draw(name, 400)
     log_prob = load_population(name).log_prob(galaxies)
-    assert bool(torch.isfinite(log_prob).all())
     # moved in one coordinate alone, the density must change by that coordinate's closed form
     moved = galaxies.to(dtype=torch.float64)
     step = 0.02 * torch.randn(400, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -84,7 +88,7 @@ def test_outside_the_support_there_is_nothing() -> None:
 
 
 def test_unknown_population_names_the_known() -> None:
-    with pytest.raises(UnknownNameError, match="cosmos, nearby"):
+    with pytest.raises(UnknownNameError, match=", ".join(sorted(available_populations()))):
         load_population("virgo")
 
 

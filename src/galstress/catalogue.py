@@ -14,7 +14,7 @@ from astropy.table import QTable, Table
 from astropy.table.meta import get_header_from_yaml
 
 from galstress.errors import InputError
-from galstress.heads import OUTPUTS, Prediction
+from galstress.heads import CLASSES, OUTPUTS, Said
 
 __all__ = ["FORMATS", "check_format", "read_catalogue", "tabulate", "write_catalogue"]
 
@@ -30,6 +30,8 @@ _UCDS = {
     "effective_samples": "meta.number",
     "chi_square": "stat.fit.chi2",
     "ln_evidence": "stat.likelihood",
+    "class": "src.class",
+    **{f"p_{name}": "stat.probability;src.class" for name in CLASSES},
 }
 _UCDS_BY_END = {
     "radius_arcsec": "phys.angSize",
@@ -41,11 +43,11 @@ _UCDS_BY_END = {
 }
 
 
-def tabulate(prediction: Prediction, catalogue: QTable) -> QTable:
+def tabulate(prediction: Said, catalogue: QTable) -> QTable:
     """The prediction's table with what is known of the objects besides: position, redshift, notes.
 
     Arguments:
-        prediction: N objects.
+        prediction: N objects: posteriors, or probabilities of classes.
         catalogue: ``Cutouts.catalogue`` of the same, in the same order.
 
     Returns:
@@ -148,7 +150,7 @@ def _ucd_of(name: str) -> str | None:
     if name in OUTPUTS:  # an output without a statistic: its smallest error, as galstress.limit gives it
         return f"stat.error;{_ucd_of_output(name).replace(';instr.det', '')}"
     output, _, statistic = name.removesuffix("_5").rpartition("_")  # p2_5 and p97_5
-    if not output or statistic not in ("mean", "std", "p2", "p16", "p50", "p84", "p97"):
+    if not output or statistic not in ("mean", "std", "mode", "p2", "p16", "p50", "p84", "p97"):
         return None
     ucd = _ucd_of_output(output)
     first, _, rest = ucd.partition(";")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from galstress.cli import comparing, finetuning, making, measuring, refining, reporting, showing, studying
+from galstress.cli import comparing, finetuning, importing, making, measuring, refining, reporting, showing, studying
 from galstress.errors import GalstressError
 
 __all__ = ["app", "main"]
@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 assert comparing.surveys  # a command of the group study, which is there once it is imported
-for module in (showing, making, finetuning, measuring, refining, reporting, studying):
+for module in (showing, making, importing, finetuning, measuring, refining, reporting, studying):
     app.add_typer(module.app)
 
 

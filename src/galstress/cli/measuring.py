@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from astropy.table import QTable
 
     from galstress.cutouts import Cutouts
-    from galstress.heads import Prediction
+    from galstress.heads import Said
 
 app = typer.Typer()
 
@@ -58,13 +58,13 @@ def predict(
     psf: PsfFile = None,
     stamp: Stamp = None,
     records: Annotated[
-        Path | None, typer.Option(help="Folder for images, posteriors and models of the first dozen, for a report.")
+        Path | None, typer.Option(help="Folder for images, answers and models of the first dozen, for a report.")
     ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Measure galaxies: a row for every object, readable or not, with error bars and flags."""
+    """Measure galaxies: a row for every object, readable or not, with error bars or probabilities, and flags."""
     run = begin(context)
     from galstress import prediction as predictor
     from galstress.networks import Network
@@ -175,8 +175,8 @@ def check_output(output: Path) -> None:
         raise InputError(output.name, allowed, "choose one of these suffixes") from None
 
 
-def save_posteriors(prediction: Prediction, catalogue: QTable, output: Path) -> None:
-    """Posteriors as a table with what is known of the objects besides, or as they are.
+def save_posteriors(prediction: Said, catalogue: QTable, output: Path) -> None:
+    """Answers as a table with what is known of the objects besides, or as they are.
 
     Arguments:
         prediction: N objects.
@@ -219,7 +219,7 @@ def load_images(
         raise InputError(came, "--survey for images that galstress did not simulate", step) from None
 
 
-def _record(folder: Path, name: str, cutouts: Cutouts, prediction: Prediction, most: int = 12) -> None:
+def _record(folder: Path, name: str, cutouts: Cutouts, prediction: Said, most: int = 12) -> None:
     """The first galaxies with what was measured on them, as a report wants them."""
     from galstress.report import draw_models
     from galstress.studies import record_set

@@ -63,7 +63,7 @@ def risk_curves(rows: Rows, *, note: str = "", theme: Theme = LIGHT) -> tuple[Fi
     """Share of wrong calls among those that a classifier is surest of, a panel a sample.
 
     Arguments:
-        rows: ``curves`` of a study of surveys: ``sample``, ``method``, ``coverage``, ``risk``.
+        rows: ``curves`` of a study of surveys: ``sample``, ``method``, ``coverage``, ``accuracy``.
         note: A line below the figure.
         theme: Colours.
     """
@@ -73,8 +73,8 @@ def risk_curves(rows: Rows, *, note: str = "", theme: Theme = LIGHT) -> tuple[Fi
             for method, colour in methods.items():
                 own = [row for row in rows if row["sample"] == sample and row["method"] == method]
                 if own:
-                    x, y = ([row[name] for row in own] for name in ("coverage", "risk"))
-                    ax.plot(x, y, color=colour, lw=1.4, label=method)
+                    x, right = (np.array([row[name] for row in own], float) for name in ("coverage", "accuracy"))
+                    ax.plot(x, 1 - right, color=colour, lw=1.4, label=method)
             ax.set_title(sample)
             ax.set_xlim(0, 1)
             ax.set_ylim(bottom=0)

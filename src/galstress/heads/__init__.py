@@ -6,6 +6,7 @@ from galstress.heads.flow import FlowHead
 from galstress.heads.galaxy import INTERNAL_NAMES, GalaxyHead, Reference, from_internal, to_internal, turn_internal
 from galstress.heads.outputs import OUTPUTS, derive_outputs, list_outputs
 from galstress.heads.points import draw_points, moment_points
+from galstress.heads.reading import Said, read_prediction
 from galstress.heads.record import Prediction
 from galstress.heads.triple import TRIPLE, Samples, TripleHead
 
@@ -22,6 +23,7 @@ __all__ = [
     "GalaxyHead",
     "Prediction",
     "Reference",
+    "Said",
     "Samples",
     "TripleHead",
     "classes_of",
@@ -31,6 +33,7 @@ __all__ = [
     "from_internal",
     "list_outputs",
     "moment_points",
+    "read_prediction",
     "to_internal",
     "turn_internal",
 ]

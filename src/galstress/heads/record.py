@@ -264,6 +264,8 @@ class Prediction:
             InputError: Not such a file.
         """
         t, record = load_tensors(path)
+        if "kind" in record:
+            raise InputError(f"{path} of {record['kind']}", "a posterior of all parameters", "use read_prediction")
         centre = (float(record["centre_px"][0]), float(record["centre_px"][1]))
         return cls(
             t["internal_mean"],

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from galstress.errors import InputError
-from galstress.networks.pixels import PixelInputs, PixelNetwork
+from galstress.networks.pixels import PixelNetwork
 
 __all__ = ["RESPONSES", "GaMorNet"]
 
@@ -42,9 +42,10 @@ class GaMorNet(PixelNetwork):
     Source: Ghosh et al. 2020, ApJ 895, 112 (arXiv:2006.14639).
 
     Example:
+        >>> from galstress.networks.pixels import PixelInputs
         >>> network = GaMorNet(stamp_px=83, width=0.125)
         >>> sum(p.numel() for p in network.parameters())
-        470915
+        471771
         >>> GaMorNet(stamp_px=83, width=0.125).eval()(PixelInputs(torch.zeros(2, 1, 83, 83), None)).shape
         torch.Size([2, 3])
     """
@@ -88,7 +89,7 @@ class GaMorNet(PixelNetwork):
             if isinstance(module, nn.Conv2d):
                 bound = math.sqrt(3 / module.weight[0].numel())
                 nn.init.uniform_(module.weight, -bound, bound)
-                nn.init.zeros_(module.bias)
+                nn.init.constant_(module.bias, 0.0)  # type: ignore[arg-type]
             elif isinstance(module, nn.Linear):
                 sigma = _DENSE_SIGMA / math.sqrt(width)
                 nn.init.trunc_normal_(module.weight, std=sigma, a=-2 * sigma, b=2 * sigma)

@@ -13,9 +13,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from galstress.networks.pixels import PixelInputs, PixelNetwork
+from galstress.networks.pixels import PixelNetwork
 
-__all__ = ["GaMPEN", "has_collapsed"]
+__all__ = ["GaMPEN", "has_collapsed", "localized_side"]
 
 _PLAN = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _LN_ZOOM = math.log(3.0)
@@ -43,6 +43,7 @@ class GaMPEN(PixelNetwork):
     transformer: Jaderberg et al. 2015 (arXiv:1506.02025).
 
     Example:
+        >>> from galstress.networks.pixels import PixelInputs
         >>> network = GaMPEN(stamp_px=64, width=0.0625).eval()
         >>> network(PixelInputs(torch.zeros(2, 3, 64, 64), None)).shape
         torch.Size([2, 9])
@@ -70,9 +71,11 @@ class GaMPEN(PixelNetwork):
             nn.Conv2d(3, wide(64), 11), nn.MaxPool2d(3, 2), nn.ReLU(),
             nn.Conv2d(wide(64), wide(96), 9), nn.MaxPool2d(3, 2), nn.ReLU(), nn.Flatten(),
         )  # fmt: skip
-        side = (((stamp_px - 10 - 3) // 2 + 1) - 8 - 3) // 2 + 1
-        self.zooming = nn.Sequential(nn.Linear(wide(96) * side**2, wide(32)), nn.ReLU(), nn.Linear(wide(32), 1))
-        stages, before = {}, 3
+        side = localized_side(stamp_px)
+        last = nn.Linear(wide(32), 1)
+        self.zooming = nn.Sequential(nn.Linear(wide(96) * side**2, wide(32)), nn.ReLU(), last)
+        stages: dict[str, nn.Module] = {}
+        before = 3
         for number, channels in enumerate(_PLAN, 1):
             layers: list[nn.Module] = []
             for count in channels:
@@ -85,16 +88,16 @@ class GaMPEN(PixelNetwork):
             nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(49 * before, dense), nn.ReLU(), nn.Dropout(dropout)
         )
         stages["dense2"] = nn.Sequential(nn.Linear(dense, dense), nn.ReLU(), nn.Dropout(dropout))
-        stages["output"] = nn.Linear(dense, 9)
+        stages["output"] = output = nn.Linear(dense, 9)
         self.stages = nn.ModuleDict(stages)
         self.features = 9
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.stages["output"].weight, std=0.01)
-        nn.init.zeros_(self.zooming[2].weight)
-        nn.init.ones_(self.zooming[2].bias)
+                module.bias.data.zero_()
+        nn.init.normal_(output.weight, std=0.01)
+        nn.init.zeros_(last.weight)
+        nn.init.ones_(last.bias)
 
     def begin(self, views: Tensor) -> Tensor:
         """(N, 3, S, S) the zoomed stamps, which no dropout touches."""
@@ -121,6 +124,11 @@ class GaMPEN(PixelNetwork):
         scales = (torch.ones_like(brightness), brightness, brightness)
         views = [stamps * (gain * scale)[:, None, None] for gain, scale in zip(_GAINS, scales, strict=True)]
         return torch.asinh(torch.stack(views, 1))
+
+
+def localized_side(stamp_px: int) -> int:
+    """Side of the transformer's last maps for stamps of this side."""
+    return (((stamp_px - 10 - 3) // 2 + 1) - 8 - 3) // 2 + 1
 
 
 def has_collapsed(zooms: Tensor) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from galstress.cutouts import Cutouts
+from galstress.cutouts import Cutouts, Flag
 from galstress.heads import Classes
 from galstress.networks.network import Network
 from galstress.prediction.judging import UNUSABLE, flag_images, flag_scale, name_of, read_prior
@@ -21,7 +21,8 @@ def predict_classes(network: Network, cutouts: Cutouts, turns: int) -> Classes:
         raw = network.head(network.backbone(network.backbone.inputs(cutouts, turn)))
         total = total + network.head.probabilities(raw).double()
     probabilities = (torch.as_tensor(total) / turns).cpu().numpy()
-    bad = (flags & UNUSABLE) != 0
+    bad = ((flags & UNUSABLE) != 0) | ~np.isfinite(probabilities).all(1)
+    flags[bad & ((flags & UNUSABLE) == 0)] |= int(Flag.ALL_MASKED)
     flags[~bad] |= flag_scale(network, cutouts)
     probabilities[bad] = np.nan
     return Classes(

@@ -64,21 +64,17 @@ def draw_raw(network: Network, inputs: PixelInputs, count: int, *, seed: int = 0
     rates = [_rate(layer) for layer in layers]
     first = next((place for place, rate in enumerate(rates) if rate), len(layers))
     way = _by_passes if (max(rates) > LARGEST_RATE if exact is None else exact) else _to_first_order
-    parts, views, start = [], inputs.views, 0
-    while start < len(views):
-        x = network.backbone.begin(views[start : start + _OBJECTS])
+    parts = []
+    for views in inputs.views.split(_OBJECTS):
+        x = network.backbone.begin(views)
         for layer in layers[:first]:
             x = layer(x)
         if first == len(layers):
-            raw = network.head(x)
-            parts.append(raw[:, None].expand(-1, count, -1))
-            start += _OBJECTS
+            parts.append(network.head(x)[:, None].expand(-1, count, -1))
             continue
-        # the first layer that dropout meets is the largest
-        step = max(1, _NUMBERS // (x[0].numel() * 3 * _AT_ONCE))
-        for few in x.split(step):
-            parts.append(way([*layers[first:], network.head], few, count, seed))
-        start += _OBJECTS
+        # what the first dropout meets is the largest; a few times as much follows
+        few = max(1, _NUMBERS // (x[0].numel() * 3 * _AT_ONCE))
+        parts += [way([*layers[first:], network.head], each, count, seed) for each in x.split(few)]
     return torch.cat(parts)
 
 
@@ -166,7 +162,7 @@ def _draw_drops(units: int, rate: float, count: int, seed: int, place: int) -> t
 
 def _by_passes(layers: Sequence[nn.Module], x: Tensor, count: int, seed: int) -> Tensor:
     """(B, S, F) by real passes through what stands behind the first dropout, a few at a time."""
-    generators = [torch.Generator().manual_seed(hash((seed, place))) for place in range(len(layers))]
+    generators = [torch.Generator().manual_seed(1000 * seed + place) for place in range(len(layers))]
     done = []
     for start in range(0, count, _AT_ONCE):
         many = min(_AT_ONCE, count - start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from galstress.cutouts import Cutouts, Flag
@@ -19,10 +20,18 @@ _SCALE_MARGIN = 1.1
 
 
 def flag_images(cutouts: Cutouts) -> np.ndarray:
-    """(N,) flags of the images, those without a usable pixel added."""
+    """(N,) flags of the images, those without a usable pixel added: masked, no number, all the same, or of no noise."""
     flags = cutouts.flags.copy()
-    dark = cutouts.mask.flatten(1).all(1).cpu().numpy()
-    flags[dark] |= int(Flag.ALL_MASKED)
+    pixels, seen = cutouts.images.flatten(1), ~cutouts.mask.flatten(1)
+    odd = (~torch.isfinite(pixels) & seen).any(1)
+    first = pixels.gather(1, seen.byte().argmax(1, keepdim=True))
+    blank = ~((pixels != first) & seen).any(1)
+    quiet = ~(torch.isfinite(cutouts.sky_rms) & (cutouts.sky_rms > 0))
+    lost = (odd | blank | quiet).cpu().numpy()
+    flags[odd.cpu().numpy()] |= int(Flag.NON_FINITE)
+    flags[lost] |= int(Flag.ALL_MASKED)
+    height, width = cutouts.images.shape[1:]
+    flags[cutouts.mask[:, height // 2, width // 2].cpu().numpy() & ~lost] |= int(Flag.CENTRE_MASKED)
     if min(cutouts.images.shape[1:]) < _SMALLEST_PX:
         flags |= int(Flag.TOO_SMALL)
     return flags

@@ -1,7 +1,8 @@
 """How GaMorNet and GaMPEN were trained, as far as it is published, and the surveys as those trainings had them.
 
-What was not found is ours and said so: the photon-noise twin of the SDSS recipe, the sky's rms of the CANDELS one,
-GaMPEN's batch and epochs (its code's defaults), and the populations of its second and third bin.
+What was not found is ours and said so: the galaxies of GaMorNet on HSC (Tian et al. 2023 publish none: those of GaMPEN
+stand in, without AGN), the photon-noise twin of the SDSS recipe, the sky's rms of the CANDELS one, GaMPEN's batch and
+epochs (its code's defaults), and the populations of its second and third bin.
 """
 
 from __future__ import annotations
@@ -46,20 +47,31 @@ def _with_noise(
 
 
 def _gamornet(
-    name: str, survey: str, stamp_px: int, zero_point_mag: float, epochs: int, pedestal: tuple[float, float]
-) -> Recipe:
-    """GaMorNet's: 90,000 images, plain SGD, raw pixels, no augmentation."""
+    name: str, survey: str, population: str, shape: tuple[int, float], schedule: tuple[int, int, float],
+    pedestal: tuple[float, float] = (0.0, 0.0),
+) -> Recipe:  # fmt: skip
+    """GaMorNet's: 90,000 images, plain SGD, raw pixels, no augmentation.
+
+    Arguments:
+        name: Of the recipe.
+        survey: Whose images.
+        population: Whose galaxies.
+        shape: Side of the stamps, and zero point of raw pixels.
+        schedule: Batch, epochs and rate.
+        pedestal: Range of the sky that is left in.
+    """
+    batch, epochs, rate = schedule
     return Recipe(
         name=name,
-        surveys={survey: {name: 1.0}},
-        stamps={survey: (stamp_px,)},
-        backbone={"name": "gamornet", "stamp_px": stamp_px, "zero_point_mag": zero_point_mag},
+        surveys={survey: {population: 1.0}},
+        stamps={survey: (shape[0],)},
+        backbone={"name": "gamornet", "stamp_px": shape[0], "zero_point_mag": shape[1]},
         schedule=Schedule(
-            steps=math.ceil(90_000 / 64) * epochs, learning_rate=1e-4, warm_up=0, cool_down=0.0, weight_decay=0.0,
+            steps=math.ceil(90_000 / batch) * epochs, learning_rate=rate, warm_up=0, cool_down=0.0, weight_decay=0.0,
             average=0.0, clip=math.inf, optimizer="sgd", momentum=0.9,
         ),
-        head="classes", at_once=1, per_survey=64, block=512, exposures=1, neighbour_share=0.0, cut_share=0.0,
-        faintest_snr=0.0, psf_share=0.0, turned=False, varied=False, images=90_000, pedestal=pedestal,
+        head="classes", at_once=1, per_survey=batch, block=512, exposures=1, neighbour_share=0.0, cut_share=0.0,
+        faintest_snr=0.0, psf_share=0.0, varied=False, images=90_000, pedestal=pedestal,
         own_surveys=published_surveys(),
     )  # fmt: skip
 
@@ -84,8 +96,9 @@ def _gampen(band: str, stamp_px: int, dropout: float) -> Recipe:
 PUBLISHED: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        _gamornet("gamornet-sdss", "gamornet-sdss", 167, 25.11, 1000, (0.01, 0.05)),
-        _gamornet("gamornet-candels", "gamornet-candels", 83, 25.95, 400, (0.001, 0.005)),
+        _gamornet("gamornet-sdss", *["gamornet-sdss"] * 2, (167, 25.11), (64, 1000, 1e-4), (0.01, 0.05)),
+        _gamornet("gamornet-candels", *["gamornet-candels"] * 2, (83, 25.95), (64, 400, 1e-4), (0.001, 0.005)),
+        _gamornet("gamornet-hsc-g", "hsc-wide-g", "gampen-hsc-g", (239, 27.0), (128, 100, 5e-5)),
         _gampen("g", 239, 7e-4),
         _gampen("r", 143, 7e-4),
         _gampen("i", 96, 4e-4),

@@ -116,13 +116,17 @@ class Recipe:
     def _expose(self, name: str, visit: int, seed: int, device: torch.device) -> Lesson:
         """Galaxies of a survey at its visit of this number."""
         order = list(self.surveys).index(name)
-        number, place = divmod(visit, self.block * self.exposures // self.per_survey)
-        round_, part = divmod(place, self.block // self.per_survey)
+        parts = self.block // self.per_survey
+        number, place = divmod(visit, parts * self.exposures)
+        round_, part = divmod(place, parts)
+        if self.images:  # the same images again: each batch with its own noise, batches of a block in another order
+            epoch, number = divmod(number, -(-self.images // (self.block * len(self.surveys))))
+            part = int(
+                torch.randperm(parts, generator=torch.Generator().manual_seed(mix_seed(seed, epoch, number)))[part]
+            )
+            visit = number * parts + part
         shuffle = torch.Generator().manual_seed(mix_seed(seed, number, round_, 2 + order))
         rows = torch.randperm(self.block, generator=shuffle)[part * self.per_survey : (part + 1) * self.per_survey]
-        if self.images:  # the same images again, in the blocks' order, with the same noise
-            number %= -(-self.images // (self.block * len(self.surveys)))
-            visit = number * (self.block // self.per_survey) + part
         choose = torch.Generator().manual_seed(mix_seed(seed, visit, order, 1))
         generator = torch.Generator(device).manual_seed(mix_seed(seed, visit, order, 4))
         turned = turn_scenes(draw_block(self, name, number, seed, device), rows.to(device), choose, self.turned)

@@ -175,9 +175,11 @@ def _sample_block(cutouts: Cutouts, starts: Starts, prior: Prior, enough: int, g
     """A block of usable galaxies."""
     # single precision moves a log-likelihood by less than 0.02, and takes half the time
     likelihood = Likelihood.of(cutouts, sky_sigma=SKY_SIGMA, dtype=torch.float32)
-    maxima = _climb_all(likelihood, starts, prior.stand_ins(cutouts.survey))
-    draws = None if starts.draws is None else to_natural(starts.draws)
-    target = _Target(likelihood, starts.reference, prior, cutouts.survey)
+    normals = prior.stand_ins(cutouts.survey)
+    any_shape = normals[0].any_shape
+    maxima = _climb_all(likelihood, starts, normals)
+    draws = None if starts.draws is None else to_natural(starts.draws, any_shape)
+    target = _Target(likelihood, starts.reference, prior, cutouts.survey, any_shape)
     proposal = propose(maxima, draws, target.ln_prior)
     samples = sample_posterior(target, proposal, round(_FIRST * enough), generator)
     found = _summarised(samples, target, generator)
@@ -199,9 +201,10 @@ def _summarised(samples: Samples, target: _Target, generator: torch.Generator) -
     """Draws of equal weight in internal coordinates, and what the samples say of themselves."""
     usable = torch.isfinite(samples.ln_weight).any(0)
     points = samples.resample(DRAWS, generator)
-    internal, _ = from_natural(points)
+    internal, _ = from_natural(points, any_shape=target.any_shape)
     internal[~usable] = math.nan
-    galaxies, _ = from_internal(from_natural(samples.best)[0], target.reference)
+    best, _ = from_natural(samples.best, any_shape=target.any_shape)
+    galaxies, _ = from_internal(best, target.reference)
     likelihood = target.likelihood
     chi_square = likelihood.chi_square(galaxies) / (likelihood.pixels - points.shape[-1]).clamp_min(1)
     effective = torch.where(usable, samples.effective, 0.0)
@@ -216,10 +219,11 @@ class _Target:
     reference: Reference
     prior: Prior
     survey: Survey
+    any_shape: bool = False
 
     def select(self, rows: Tensor) -> _Target:
         """The target of some galaxies."""
-        return _Target(self.likelihood.select(rows), self.reference.select(rows), self.prior, self.survey)
+        return dataclasses.replace(self, likelihood=self.likelihood.select(rows), reference=self.reference.select(rows))
 
     def __call__(self, points: Tensor) -> Tensor:
         """(n, N) log-density of (n, N, 12) points."""
@@ -240,15 +244,17 @@ class _Target:
 
     def _prior_at(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Internal coordinates, and the prior's log-density in natural ones."""
-        internal, ln_volume = from_natural(points)
+        internal, ln_volume = from_natural(points, any_shape=self.any_shape)
         return internal, self.prior.log_prob(internal, self.reference, self.survey) + ln_volume
 
 
 def _climb_all(likelihood: Likelihood, starts: Starts, normals: tuple[Normal, ...]) -> list[Maximum]:
-    """The best maximum of each kind, over the starts."""
+    """The best maximum of each kind that the prior has, over the starts; mixed galaxies' comes first."""
     maxima: list[Maximum] = []
-    natural = to_natural(starts.internal)
+    natural = to_natural(starts.internal, normals[0].any_shape)
     for kind, normal in enumerate(normals):
+        if kind and normal.ln_share == -math.inf:
+            continue
         here = natural.clone()
         if kind:
             here[..., SHARE] = (EDGE + BEYOND) * (-1 if kind == 1 else 1)

@@ -89,8 +89,9 @@ def climb(
     here = _kept_in_kind(start.clone(), start)
     longest = here.new_tensor([_LONGEST[name] for name in INTERNAL_NAMES])
     damping = here.new_full((len(here),), 1e-3)
-    ln_prob, residuals = _evaluate(likelihood, here, reference, centre, prior)
-    matrix, slope = _curvature(likelihood, here, residuals, reference, centre, prior)
+    shapes = normal.any_shape
+    ln_prob, residuals = _evaluate(likelihood, here, reference, (centre, prior), shapes)
+    matrix, slope = _curvature(likelihood, here, residuals, reference, (centre, prior), shapes)
     tried = torch.zeros(len(here), dtype=torch.long, device=here.device)
     active = torch.ones(len(here), dtype=torch.bool, device=here.device)
     for _ in range(iterations):
@@ -104,7 +105,7 @@ def climb(
         step = step * (longest / step.abs().clamp_min(1e-30)).amin(-1, keepdim=True).clamp_max(1)
         there = _kept_in_kind(here[rows] + step, start[rows])
         part, own = likelihood.select(rows), reference.select(rows)
-        value, left = _evaluate(part, there, own, centre[rows], prior)
+        value, left = _evaluate(part, there, own, (centre[rows], prior), shapes)
         better = value > ln_prob[rows]
         gain = (step * slope[rows]).sum(-1)
         active[rows] = torch.where(better, (value - ln_prob[rows] > _ENOUGH) | (gain > _ENOUGH), gain > _ENOUGH)
@@ -115,7 +116,7 @@ def climb(
             continue
         here[moved], ln_prob[moved] = there[better], value[better]
         matrix[moved], slope[moved] = _curvature(
-            part.select(better), there[better], left[better], own.select(better), centre[moved], prior
+            part.select(better), there[better], left[better], own.select(better), (centre[moved], prior), shapes
         )
     slope = slope - (centre - here) @ prior
     return Maximum(here, matrix, ln_prob, tried, slope, centre, prior.expand(len(here), -1, -1))
@@ -131,21 +132,27 @@ def _kept_in_kind(natural: Tensor, start: Tensor) -> Tensor:
 
 
 def _evaluate(
-    likelihood: Likelihood, natural: Tensor, reference: Reference, centre: Tensor, prior: Tensor
+    likelihood: Likelihood, natural: Tensor, reference: Reference, normal: tuple[Tensor, Tensor], any_shape: bool
 ) -> tuple[Tensor, Tensor]:
-    """(N,) log-likelihood plus log-prior, and (N, H, W) residuals."""
-    galaxies, _ = from_internal(from_natural(natural)[0], reference)
+    """(N,) log-likelihood plus log-prior, given the normal's centres and precision, and (N, H, W) residuals."""
+    galaxies, _ = from_internal(from_natural(natural, any_shape=any_shape)[0], reference)
     residuals = likelihood.residuals(galaxies)
     chi_square = likelihood.product(residuals[:, None], residuals[:, None])[:, 0, 0]
-    value = likelihood.constant - 0.5 * chi_square + ln_normal(natural, centre, prior)
+    value = likelihood.constant - 0.5 * chi_square + ln_normal(natural, *normal)
     return torch.where(torch.isfinite(value), value, -math.inf), residuals
 
 
 def _curvature(
-    likelihood: Likelihood, natural: Tensor, residuals: Tensor, reference: Reference, centre: Tensor, prior: Tensor
+    likelihood: Likelihood,
+    natural: Tensor,
+    residuals: Tensor,
+    reference: Reference,
+    normal: tuple[Tensor, Tensor],
+    any_shape: bool,
 ) -> tuple[Tensor, Tensor]:
     """Fisher matrix plus the prior's precision (N, 12, 12), and the slope (N, 12) of the log-probability."""
-    galaxies, chain = _chain_rule(natural, reference)
+    centre, prior = normal
+    galaxies, chain = _chain_rule(natural, reference, any_shape)
     both = torch.cat([likelihood.jacobian(galaxies, is_rough=True), residuals[:, None]], 1)
     inner = likelihood.product(both, both)
     matrix = chain.mT @ inner[:, :-1, :-1] @ chain + prior
@@ -153,12 +160,12 @@ def _curvature(
     return matrix, slope
 
 
-def _chain_rule(natural: Tensor, reference: Reference) -> tuple[Galaxies, Tensor]:
+def _chain_rule(natural: Tensor, reference: Reference, any_shape: bool) -> tuple[Galaxies, Tensor]:
     """Galaxies of natural coordinates, and d parameters / d coordinates, (N, 12, 12)."""
     dim = natural.shape[-1]
     with torch.enable_grad():
         moved = natural.detach().repeat(dim, 1, 1).requires_grad_()  # a copy for each parameter: one pass for all
-        galaxies, _ = from_internal(from_natural(moved)[0], reference)
+        galaxies, _ = from_internal(from_natural(moved, any_shape=any_shape)[0], reference)
         parameters = torch.diagonal(to_parameters(galaxies), dim1=0, dim2=2)  # (M, 12)
         (slopes,) = torch.autograd.grad(parameters.sum(), moved)
     fixed = Galaxies(**{f.name: getattr(galaxies, f.name)[0].detach() for f in dataclasses.fields(galaxies)})

@@ -35,6 +35,7 @@ SHARE = _AT["logit_bulge_to_total"]
 _LN_INDEX = (math.log(0.5), math.log(6.0))
 _LARGEST_ELLIPTICITY = 0.93
 _CENTRE_PX = 2.0
+_ENOUGH_OF_A_KIND = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,9 @@ class Normal:
     precision: Tensor
     """(12, 12)."""
     ln_share: float
-    """Logarithm of the kind's share of the prior."""
+    """Logarithm of the kind's share of the prior; minus infinity where it holds none of the kind."""
+    any_shape: bool = False
+    """Whether bulges may be flatter than their disks: :func:`galstress.refinement.coordinates.from_natural`."""
 
 
 class Prior(Protocol):
@@ -164,27 +167,36 @@ def make_prior(prior: Prior | str | Mapping[str, float] | None, default: Mapping
 
 @functools.lru_cache(maxsize=32)
 def _stand_ins(prior: PopulationPrior, pixel_scale_arcsec: float, unit_njy: float) -> tuple[Normal, ...]:
-    """Mean and covariance of the natural coordinates of each kind, among 20,000 galaxies drawn from a prior."""
+    """Mean and covariance of the natural coordinates of each kind, among 20,000 galaxies drawn from a prior.
+
+    A kind that the prior has few of, or none, borrows those of mixed galaxies.
+    """
     generator = torch.Generator().manual_seed(1)
     drawn: list[Tensor] = []
+    any_shape = False
     for name, share in prior.shares:
         population: Population = load_population(name)
         sky = population.sample(max(200, round(20_000 * share)), generator).to(dtype=torch.float64)
+        any_shape |= bool((sky.axis_ratio[:, 1] < 0.999 * sky.axis_ratio[:, 0]).any())
         galaxies = sky.scaled(1 / pixel_scale_arcsec, 1 / unit_njy)
         one = torch.ones(len(galaxies), dtype=torch.float64)
         drawn.append(to_internal(galaxies, Reference(one, one, (0.0, 0.0), one)))
-    internal = to_natural(torch.cat(drawn))
+    internal = to_natural(torch.cat(drawn), any_shape)
     edge = internal[:, SHARE].abs() >= EDGE - 1e-6
     internal[:, SHARE] += torch.where(edge, internal[:, SHARE].sign() * BEYOND, 0.0)
     kinds, normals = kind_of(internal), []
     for kind in range(len(KINDS)):
-        members = internal[kinds == kind]
-        covariance = torch.cov(members.T)
+        own = internal[kinds == kind]
+        members = own if len(own) >= _ENOUGH_OF_A_KIND else internal[kinds == 0]
+        centre, covariance = members.mean(0), torch.cov(members.T)
         covariance[:2], covariance[:, :2] = 0, 0
         covariance[0, 0] = covariance[1, 1] = _CENTRE_PX**2
         if kind:
+            covariance[SHARE], covariance[:, SHARE] = 0, 0
             covariance[SHARE, SHARE] = SPREAD**2
-        normals.append(Normal(members.mean(0), torch.linalg.inv(covariance), math.log(len(members) / len(internal))))
+            centre[SHARE] = (EDGE + BEYOND) * (-1 if kind == 1 else 1)
+        ln_share = math.log(len(own) / len(internal)) if len(own) else -math.inf
+        normals.append(Normal(centre, torch.linalg.inv(covariance), ln_share, any_shape))
     return tuple(normals)
 
 

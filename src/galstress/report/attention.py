@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from galstress.figures import attention_map, choose_stretch, corner, to_pixels
+from galstress.heads import Classes
 from galstress.report.galaxies import crop
 from galstress.report.pictures import Picture, draw_both, draw_once, embed
-from galstress.report.quantities import describe_output, median_and_interval, to_magnitude
+from galstress.report.quantities import describe_output, median_and_interval, quantiles_of, to_magnitude
 from galstress.report.records import GalaxySet, Maps
 from galstress.report.references import list_references
 from galstress.report.section import Group, Section, absent
@@ -29,7 +30,9 @@ def report_corners(sets: Sequence[GalaxySet]) -> Section:
         if row is not None:
             pictures.append(_draw_corner(galaxies, row))
     if not pictures:
-        return absent(key, title, "No posterior was recorded.")
+        is_class = any(isinstance(galaxies.prediction, Classes) for galaxies in sets)
+        reason = ": the network gives probabilities of classes, not of quantities" if is_class else ""
+        return absent(key, title, f"No posterior was recorded{reason}.")
     lead = (
         "One galaxy of each set; contours hold 68 and 95 %. Values from the literature, where a catalogue has them, "
         "are as published: their radius may be another one (an aperture's, a semi-major axis) and need not agree."
@@ -60,6 +63,8 @@ def report_attention(sets: Sequence[GalaxySet]) -> Section:
 
 def _choose_row(galaxies: GalaxySet) -> int | None:
     """The galaxy of which most is known among those with a posterior; the first of equals."""
+    if isinstance(galaxies.prediction, Classes):
+        return None
     median = galaxies.prediction.quantile([0.5])[0]
     usable = [row for row in range(len(galaxies)) if np.isfinite(median[row]).all()]
     if not usable:
@@ -69,25 +74,27 @@ def _choose_row(galaxies: GalaxySet) -> int | None:
 
 
 def _draw_corner(galaxies: GalaxySet, row: int) -> Picture:
-    """The posterior of B/T, radius, magnitude and ellipticity."""
+    """The posterior of B/T, radius, magnitude and, where it is known, ellipticity."""
     names = galaxies.prediction.names
-    held = galaxies.prediction.draws  # no draw twice: a figure smooths by their number
+    # no draw twice: a figure smooths by their number
+    held = None if isinstance(galaxies.prediction, Classes) else galaxies.prediction.draws
     samples = galaxies.prediction.sample(4000 if held is None else held.shape[1], 0)[:, [row]]
     share, radius, flux, e1, e2 = (
         median_and_interval(samples, names, name)[:, 0]
         for name in ("bulge_to_total", "half_light_radius_arcsec", "flux_njy", "e1", "e2")
     )
-    draws = np.stack([share, radius, to_magnitude(flux), np.hypot(e1, e2)], -1)
-    order = ("bulge_to_total", "half_light_radius_arcsec", "mag_ab", "ellipticity")
+    shaped = slice(None, None if "e1" in names else -1)
+    draws = np.stack([share, radius, to_magnitude(flux), np.hypot(e1, e2)][shaped], -1)
+    order = ("bulge_to_total", "half_light_radius_arcsec", "mag_ab", "ellipticity")[shaped]
     references = {
         source: [values.get(name, np.nan) for name in order]
         for source, values in list_references(galaxies, row).items()
     }
-    labels = ("B/T", "R½ [arcsec]", "AB mag" if not galaxies.zero_point_note else "mag", "|e|")
+    labels = ("B/T", "R½ [arcsec]", "AB mag" if not galaxies.zero_point_note else "mag", "|e|")[shaped]
     name = str(galaxies.cutouts.object_id[row])
     return draw_both(
         lambda theme: corner(draws, labels, references=references, theme=theme),
-        f"Posterior of B/T, radius, magnitude and ellipticity of {name}",
+        f"Posterior of {', '.join(label.partition(' [')[0] for label in labels)} of {name}",
         f"{name} ({galaxies.name})",
     )
 
@@ -102,7 +109,7 @@ def _draw_maps(galaxies: GalaxySet, maps: Maps, row: int) -> Group | None:
     image = cutouts.images[at].cpu().numpy().astype(float)
     if maps.maps.shape[2:] != image.shape or not np.isfinite(maps.maps[row]).all():
         return None
-    median = galaxies.prediction.quantile([0.5])
+    median = quantiles_of(galaxies.prediction, [0.5])
     radius = float(median_and_interval(median, galaxies.prediction.names, "half_light_radius_arcsec")[0, at])
     known = ~cutouts.mask[at].cpu().numpy()
     window = crop(known, radius / cutouts.survey.pixel_scale_arcsec, float(cutouts.psf_fwhm_px[at]))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from galstress.figures import Curve, coverage_by_bin, coverage_by_output, domain_map, error_curves, loss_curve
+from galstress.heads import Classes
 from galstress.report.pictures import Picture, draw_both
 from galstress.report.quantities import HEADLINE_OUTPUTS, describe_output, median_and_interval, to_magnitude
 from galstress.report.records import GalaxySet, Records, Table
@@ -234,6 +235,8 @@ def _draw_domain(domain: Table, sets: Sequence[GalaxySet]) -> list[Picture]:
     trained = {name: np.asarray(domain[name], float) for name in columns if name in domain}
     measured: dict[str, dict[str, np.ndarray]] = {}
     for galaxies in sets:
+        if isinstance(galaxies.prediction, Classes):
+            continue  # measures nothing that has a place here
         names, median = galaxies.prediction.names, galaxies.prediction.quantile([0.5])
         flux, radius, share = (median_and_interval(median, names, name)[0] for name in (
             "flux_njy", "half_light_radius_arcsec", "bulge_to_total"

@@ -14,8 +14,9 @@ from astropy.wcs.utils import pixel_to_skycoord, skycoord_to_pixel
 
 from galstress.cutouts import Flag, decode_flags
 from galstress.figures import RESIDUAL_LIMIT_SIGMA, choose_stretch, radial_profile, stamp, to_pixels
+from galstress.heads import CLASSES, Classes, Prediction
 from galstress.report.pictures import Picture, draw_both, draw_once, embed
-from galstress.report.quantities import median_and_interval, plain_column, to_magnitude, with_error
+from galstress.report.quantities import median_and_interval, plain_column, quantiles_of, to_magnitude, with_error
 from galstress.report.records import GalaxySet
 from galstress.report.references import list_references, word_reference
 
@@ -60,7 +61,7 @@ def describe_galaxies(galaxies: GalaxySet) -> list[Galaxy]:
     Arguments:
         galaxies: From the records; nothing is predicted again.
     """
-    quantiles = galaxies.prediction.quantile([0.16, 0.5, 0.84])
+    quantiles = quantiles_of(galaxies.prediction, [0.16, 0.5, 0.84])
     return [_describe(galaxies, row, quantiles) for row in range(len(galaxies))]
 
 
@@ -169,7 +170,9 @@ def _list_facts(
     galaxies: GalaxySet, row: int, quantiles: np.ndarray, snr: float, chi_square: float
 ) -> tuple[tuple[str, str], ...]:
     """What was measured on a galaxy, in words and numbers."""
-    names = galaxies.prediction.names
+    names, about = galaxies.prediction.names, _list_circumstances(galaxies, row)
+    if isinstance(galaxies.prediction, Classes):
+        return (about[0], *_list_classes(galaxies.prediction, row), *about[1:])
 
     def measured(name: str, unit: str = "") -> str:
         low, middle, high = (float(value) for value in median_and_interval(quantiles, names, name)[:, row])
@@ -178,25 +181,38 @@ def _list_facts(
 
     flux = median_and_interval(quantiles, names, "flux_njy")[:, row]
     bright, middle, faint = (float(value) for value in to_magnitude(flux[::-1]))
-    redshift = plain_column(galaxies.cutouts.catalogue, "redshift")[row]
     magnitude = "magnitude (see note)" if galaxies.zero_point_note else "AB magnitude"
     if int(galaxies.prediction.flags[row]) & Flag.ZERO_POINT_ASSUMED:
         magnitude = "magnitude (zero point assumed)"
+    facts = [about[0], (magnitude, with_error(bright, middle, faint))]
+    if isinstance(galaxies.prediction, Prediction):
+        facts.append(("S/N", f"{snr:.0f}" if math.isfinite(snr) else "no model"))
+        facts.append(("reduced χ²", f"{chi_square:.2f}" if math.isfinite(chi_square) else "no model"))
+    facts += [("B/T", measured("bulge_to_total")), ("half-light radius", measured("half_light_radius_arcsec", "″"))]
+    facts += [(label, measured(name)) for name, label in (("e1", "e₁"), ("e2", "e₂")) if name in names]
+    return (*facts, *about[1:])
+
+
+def _list_classes(prediction: Classes, row: int) -> list[tuple[str, str]]:
+    """What a classifier says of a galaxy."""
+    shares = prediction.probabilities[row]
+    if not np.isfinite(shares).all():
+        return [("class", "not measured")]
+    said = [(f"p({name})", f"{share:.3f}") for name, share in zip(CLASSES, shares, strict=True)]
+    return [("most probable class", str(prediction.decide()[row])), *said]
+
+
+def _list_circumstances(galaxies: GalaxySet, row: int) -> list[tuple[str, str]]:
+    """What is known of a galaxy before anything is measured: the band first."""
+    redshift = plain_column(galaxies.cutouts.catalogue, "redshift")[row]
     facts = [
         ("band", galaxies.cutouts.survey.band),
-        (magnitude, with_error(bright, middle, faint)),
-        ("S/N", f"{snr:.0f}" if math.isfinite(snr) else "no model"),
-        ("reduced χ²", f"{chi_square:.2f}" if math.isfinite(chi_square) else "no model"),
         ("redshift", f"{redshift:.3g}" if math.isfinite(redshift) else "unknown"),
-        ("B/T", measured("bulge_to_total")),
-        ("half-light radius", measured("half_light_radius_arcsec", "″")),
-        ("e₁", measured("e1")),
-        ("e₂", measured("e2")),
     ]
     ra, dec = (float(plain_column(galaxies.cutouts.catalogue, name)[row]) for name in ("ra", "dec"))
     if math.isfinite(ra) and math.isfinite(dec):
         facts.append(("RA, Dec (ICRS)", f"{ra:.5f}° {dec:+.5f}°".replace("-", "−")))
-    return tuple(facts)
+    return facts
 
 
 def _word_refined(galaxies: GalaxySet, row: int) -> tuple[tuple[str, str], ...]:

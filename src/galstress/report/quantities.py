@@ -9,14 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 from astropy.table import QTable
 
+from galstress.heads import CLASSES, Classes, Said
 from galstress.survey import AB_ZERO_POINT_NJY
 
 __all__ = [
     "HEADLINE_OUTPUTS",
     "Quantity",
     "describe_output",
+    "headline",
     "median_and_interval",
     "plain_column",
+    "quantiles_of",
     "to_magnitude",
     "with_error",
 ]
@@ -58,6 +61,7 @@ _WHOLE = {
     "x_px": Quantity("centre x", "x", "px", False),
     "y_px": Quantity("centre y", "y", "px", False),
     "sersic_index": Quantity("Sérsic index", "n", "", True),
+    **{name: Quantity(f"p({name})", f"p({name})", "", False) for name in CLASSES},
 }
 
 
@@ -121,6 +125,19 @@ def with_error(low: float, middle: float, high: float) -> str:
     if abs(up - down) <= 0.15 * size:
         return f"{centre} ± {size:.{digits}f}"
     return f"{centre} +{up:.{digits}f} −{down:.{digits}f}"
+
+
+def headline(known: np.ndarray) -> tuple[str, ...]:
+    """What is shown first of outputs that may be parameters or classes."""
+    found = set(known.astype(str))
+    return HEADLINE_OUTPUTS if not found or found & set(HEADLINE_OUTPUTS) else tuple(c for c in CLASSES if c in found)
+
+
+def quantiles_of(prediction: Said, probabilities: Sequence[float]) -> np.ndarray:
+    """(P, N, D) quantiles of a posterior; of a classifier its probabilities, which have no width."""
+    if isinstance(prediction, Classes):
+        return np.repeat(prediction.probabilities[None], len(probabilities), axis=0)
+    return prediction.quantile(probabilities)
 
 
 def median_and_interval(quantiles: np.ndarray, names: Sequence[str], name: str) -> np.ndarray:

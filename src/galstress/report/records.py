@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError
-from galstress.heads import Prediction
+from galstress.heads import Prediction, Said, read_prediction
 
 __all__ = [
     "FilmRecord",
@@ -70,8 +70,8 @@ class GalaxySet:
     """What each ``lit_*`` column of the catalogue means."""
     cutouts: Cutouts
     """The images."""
-    prediction: Prediction
-    """The posteriors, same order."""
+    prediction: Said
+    """The posteriors, or probabilities of classes, same order."""
     model: Mapping[str, np.ndarray] | None
     """Arrays of ``model.safetensors``, or None."""
     maps: Maps | None
@@ -205,7 +205,7 @@ def _read_set(folder: Path) -> GalaxySet:
     """One folder of galaxies."""
     about = _read_json(folder / "set.json") or {}
     cutouts = Cutouts.read(folder / "cutouts.fits")
-    prediction = Prediction.read(folder / "prediction.safetensors")
+    prediction = read_prediction(folder / "prediction.safetensors")
     if [str(name) for name in prediction.object_id] != [str(name) for name in cutouts.object_id]:
         raise InputError(f"other galaxies in {folder}/prediction.safetensors", "those of cutouts.fits", "predict again")
     model = _read_arrays(folder / "model.safetensors")[0] if (folder / "model.safetensors").exists() else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ from galstress.errors import InputError
 from galstress.figures import FilmStrip, choose_stretch, draw_frame, shift_bands, shift_points, to_png, write_film
 from galstress.figures.theme import DARK
 from galstress.perturbations import PERTURBATIONS
+from galstress.report.decisions import collect_decisions, say_share, tabulate_decisions
 from galstress.report.pictures import Picture, draw_both, embed
-from galstress.report.quantities import HEADLINE_OUTPUTS, describe_output
+from galstress.report.quantities import HEADLINE_OUTPUTS, describe_output, headline
 from galstress.report.records import FilmRecord, Table
 from galstress.report.section import DataTable, Film, Group, Section, absent
 
@@ -85,29 +86,36 @@ def report_rotation(stress: Table | None) -> Section:
     key, title = "rotation", "Does the answer turn with the galaxy?"
     if stress is None:
         return absent(key, title, "No stress test was recorded: stress.parquet is missing.")
-    passes = _split_passes(stress)
+    passes, outputs = _split_passes(stress), headline(stress["output"])
     groups, lines = [], []
     for kind, (heading, note) in _KINDS.items():
-        found = [_collect(passes[0][1], kind, output) for output in HEADLINE_OUTPUTS]
+        found = [_collect(passes[0][1], kind, output) for output in outputs]
         pictures = []
-        for output, shifts in zip(HEADLINE_OUTPUTS, found, strict=True):
+        for output, shifts in zip(outputs, found, strict=True):
             if shifts is not None:
                 pictures.append(_draw_rotation(kind, output, shifts))
         if pictures:
             groups.append(Group(tuple(pictures), heading, note))
         for name, rows in passes:
-            cells = [_summarise(_collect(rows, kind, output), output) for output in HEADLINE_OUTPUTS]
+            cells = [_summarise(_collect(rows, kind, output), output) for output in outputs]
             if any(cells):
                 lines.append((heading, name, *(cell or "" for cell in cells)))
     if not groups:
         return absent(key, title, "No rotation was recorded in stress.parquet.")
+    measures = outputs == HEADLINE_OUTPUTS
+    what = "B/T, radius and flux" if measures else "the probability of a class"
+    sigma = ", also in units of the posterior's own sigma" if measures else ""
     lead = (
-        "A galaxy has no up or down, so B/T, radius and flux must not change when it is turned. Shown is how far each "
+        f"A galaxy has no up or down, so {what} must not change when it is turned. Shown is how far each "
         "answer lies from the same galaxy's mean over all angles; bands hold 68 and 95 % of the galaxies, and rms is "
-        "over galaxies and angles, also in units of the posterior's own sigma."
+        f"over galaxies and angles{sigma}."
     )
-    columns = ("rotation", "prediction", *(describe_output(output).label for output in HEADLINE_OUTPUTS))
-    return Section(key, title, lead, tuple(groups), (DataTable(columns, tuple(lines), "rms shift under rotation"),))
+    columns = ("rotation", "prediction", *(describe_output(output).label for output in outputs))
+    tables = [DataTable(columns, tuple(lines), "rms shift under rotation")]
+    if not measures:
+        headings = {kind: heading for kind, (heading, _) in _KINDS.items()}
+        tables.insert(0, tabulate_decisions(passes, headings, turns=True))
+    return Section(key, title, lead, tuple(groups), tuple(tables))
 
 
 def summarise_rotation(stress: Table | None) -> list[tuple[str, str]]:
@@ -115,6 +123,10 @@ def summarise_rotation(stress: Table | None) -> list[tuple[str, str]]:
     for kind, words in (("redrawn-rotation", "drawn again"), ("quarter-turns", "quarter turns")):
         if stress is not None:
             name, rows = _split_passes(stress)[-1]
+            decisions = collect_decisions(rows, kind)
+            if decisions is not None and decisions.count()[0]:
+                count, changed, _ = decisions.count()
+                return [(f"class changes under rotation ({words}, {name})", say_share(changed, count))]
             if text := _summarise(_collect(rows, kind, HEADLINE_OUTPUTS[1]), HEADLINE_OUTPUTS[1]):
                 return [(f"radius under rotation ({words}, {name})", f"{text} rms")]
     return []
@@ -125,8 +137,8 @@ def report_depth(stress: Table | None) -> Section:
     key, title = "depth", "What happens in shorter exposures?"
     if stress is None:
         return absent(key, title, "No stress test was recorded: stress.parquet is missing.")
-    label = "exposure time left [share]"
-    pictures = _draw_amounts(_split_passes(stress)[0][1], "depth", label, halving=True)
+    label, passes = "exposure time left [share]", _split_passes(stress)
+    pictures = _draw_amounts(passes[0][1], "depth", label, halving=True)
     if not pictures:
         return absent(key, title, "No depth was recorded in stress.parquet.")
     lead = (
@@ -134,34 +146,42 @@ def report_depth(stress: Table | None) -> Section:
         "may scatter, but must stay centred on zero and within the error bars that the network itself quotes. Line and "
         "bands: median, 68 and 95 % of the galaxies; dashed: the typical ±1σ that is quoted at each depth."
     )
-    return Section(key, title, lead, (Group(pictures),))
+    return Section(key, title, lead, (Group(pictures),), _list_changed(passes, {"depth": "exposure time left"}))
 
 
 def report_changes(stress: Table | None) -> tuple[Section, ...]:
     """Redshift and the width of the PSF, each where it was recorded."""
     if stress is None:
         return ()
-    rows, found = _split_passes(stress)[0][1], []
+    passes, found = _split_passes(stress), []
+    rows = passes[0][1]
     for key, (title, label, kinds, lead) in _CHANGES.items():
         groups = []
         for kind, (heading, note) in kinds.items():
             if pictures := _draw_amounts(rows, kind, label):
                 groups.append(Group(pictures, heading, f"{note} {_count_assumed(rows, kind)}".strip()))
         if groups:
-            found.append(Section(key, title, f"{lead} {_READING}", tuple(groups)))
+            changed = _list_changed(passes, {kind: heading for kind, (heading, _) in kinds.items()})
+            found.append(Section(key, title, f"{lead} {_READING}", tuple(groups), changed))
     return tuple(found)
+
+
+def _list_changed(passes: Sequence[tuple[str, Table]], kinds: Mapping[str, str]) -> tuple[DataTable, ...]:
+    """Changed decisions at each amount; nothing of networks that do not classify."""
+    table = tabulate_decisions(passes, kinds, turns=False)
+    return (table,) if table.rows else ()
 
 
 def _draw_amounts(rows: Table, kind: str, label: str, *, halving: bool = False) -> tuple[Picture, ...]:
     """Shifts of each headline output against the amount; none where fewer than two amounts were recorded."""
     pictures = []
-    for output in HEADLINE_OUTPUTS:
+    for output in headline(rows["output"]):
         shifts = _collect(rows, kind, output)
         if shifts is None or shifts.amount.size < 2:
             continue
         quantity = describe_output(output)
         labels = (label, f"shift in {quantity.error_label}")
-        expected = np.nanmedian(shifts.sigma, axis=1)
+        expected = np.nanmedian(shifts.sigma, axis=1) if np.isfinite(shifts.sigma).any(1).all() else None
         pictures.append(
             draw_both(
                 lambda theme, shifts=shifts, labels=labels, expected=expected: shift_bands(  # type: ignore[misc]
@@ -257,7 +277,8 @@ def _summarise(shifts: _Shifts | None, output: str) -> str:
     if shifts is None:
         return ""
     size, in_sigma = _rms(_about_mean(shifts.shift)), _rms(_about_mean(shifts.in_sigma))
-    return f"{f'{size:#.2g}'.rstrip('.')}{' %' if describe_output(output).relative else ''} ({in_sigma:.2f} σ)"
+    text = f"{f'{size:#.2g}'.rstrip('.')}{' %' if describe_output(output).relative else ''}"
+    return f"{text} ({in_sigma:.2f} σ)" if math.isfinite(in_sigma) else text
 
 
 def _draw_rotation(kind: str, output: str, shifts: _Shifts) -> Picture:

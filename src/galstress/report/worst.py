@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
+from galstress.heads import CLASSES, Classes, classify
 from galstress.report.galaxies import Galaxy
-from galstress.report.quantities import describe_output, median_and_interval, to_magnitude
+from galstress.report.quantities import describe_output, median_and_interval, quantiles_of, to_magnitude
 from galstress.report.records import GalaxySet
 from galstress.report.references import list_references
 from galstress.report.section import DataTable, Section, absent
@@ -41,7 +43,7 @@ def report_worst(sets: Sequence[GalaxySet], described: Sequence[Sequence[Galaxy]
     key, title = "worst", "The worst ten"
     complaints = []
     for galaxies, cards in zip(sets, described, strict=True):
-        quantiles = galaxies.prediction.quantile([0.16, 0.5, 0.84])
+        quantiles = quantiles_of(galaxies.prediction, [0.16, 0.5, 0.84])
         for card in cards:
             badness, what = _complain(galaxies, card, quantiles)
             if badness > 0:
@@ -55,8 +57,8 @@ def report_worst(sets: Sequence[GalaxySet], described: Sequence[Sequence[Galaxy]
     )
     lead = (
         "Of all galaxies on this page, those that disagree most: with the truth (simulated) or the literature (real; "
-        "B/T and magnitude only), in units of the posterior's sigma, or with their own image, by chi-square. The "
-        "reasons are what the records show about each, not a proof."
+        "B/T and magnitude only), in units of the posterior's sigma (of a class, √(−2 ln p)), or with their own image, "
+        "by chi-square. The reasons are what the records show about each, not a proof."
     )
     columns = ("galaxy", "set", "what is wrong", "likely reasons")
     return Section(key, title, lead, tables=(DataTable(columns, rows, prose=True),))
@@ -64,6 +66,8 @@ def report_worst(sets: Sequence[GalaxySet], described: Sequence[Sequence[Galaxy]
 
 def _complain(galaxies: GalaxySet, card: Galaxy, quantiles: np.ndarray) -> tuple[float, str]:
     """How bad, in sigma, and in what way."""
+    if isinstance(galaxies.prediction, Classes):
+        return _complain_of_class(galaxies, galaxies.prediction, card.row)
     names, row = galaxies.prediction.names, card.row
     worst, what = 0.0, ""
     for source, values in list_references(galaxies, row).items():
@@ -86,6 +90,22 @@ def _complain(galaxies: GalaxySet, card: Galaxy, quantiles: np.ndarray) -> tuple
     excess = math.sqrt(max(card.chi_square - 1, 0)) if math.isfinite(card.chi_square) else 0.0
     if 2 * excess > worst:
         return 2 * excess, f"reduced χ² {card.chi_square:.1f}: the model does not look like the image"
+    return worst, what
+
+
+def _complain_of_class(galaxies: GalaxySet, said: Classes, row: int) -> tuple[float, str]:
+    """How surprised a classifier is by what is known, sqrt(-2 ln p) as of a Gaussian, and in what way."""
+    worst, what, shares = 0.0, "", said.probabilities[row]
+    for source, values in list_references(galaxies, row).items():
+        share = values.get("bulge_to_total", math.nan)
+        place = int(classify(torch.tensor([share]))[0])
+        if place < 0 or not np.isfinite(shares).all() or shares.argmax() == place:
+            continue
+        pull = math.sqrt(-2 * math.log(max(float(shares[place]), 1e-6)))
+        if pull > worst:
+            called = CLASSES[int(shares.argmax())]
+            words = f"p({called}) {shares.max():.2f}, {source} B/T {share:.2f}: {CLASSES[place]}, "
+            worst, what = pull, f"{words}which it gave {shares[place]:.3f}"
     return worst, what
 
 

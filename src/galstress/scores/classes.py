@@ -91,9 +91,9 @@ def confusion_table(probabilities: ArrayLike, true_class: ArrayLike, *, disk: fl
         bulge: Least probability of a bulge.
 
     Returns:
-        A row an ``actual`` class with its ``count``, and a column a predicted class: the share of the galaxies called so
-        that are of the row's class (the diagonal is the purity), NaN where none is called so. With ``_count`` behind
-        the name: how many.
+        A row an ``actual`` class with its ``count``, and a column a predicted class: the share of the galaxies called
+        so that are of the row's class (the diagonal is the purity), NaN where none is called so. With ``_count``
+        behind the name: how many.
 
     Example:
         >>> table = confusion_table([[0.9, 0.1, 0], [0.8, 0.1, 0.1], [0.1, 0, 0.9]], [0, 2, 2])
@@ -111,7 +111,7 @@ def confusion_table(probabilities: ArrayLike, true_class: ArrayLike, *, disk: fl
     ]
 
 
-def class_table(  # noqa: PLR0913 (two cuts, and what the bootstrap needs)
+def class_table(
     probabilities: ArrayLike,
     true_class: ArrayLike,
     *,
@@ -242,7 +242,7 @@ def risk_curve(probabilities: ArrayLike, true_class: ArrayLike, coverages: Seque
             {
                 "coverage": float(coverage),
                 "count": min(number, total),
-                "least": float(sure[number - 1] % 1) if total else math.nan,
+                "least": float(sure[number - 1] + (sure[number - 1] < 0)) if total else math.nan,
                 "accuracy": found,
                 "sigma": math.sqrt(found * (1 - found) / number) if total else math.nan,
             }
@@ -265,7 +265,7 @@ def risk_area(probabilities: ArrayLike, true_class: ArrayLike, *, seed: int = 0,
     Source: Geifman, Uziel & El-Yaniv 2019, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers".
 
     Example:
-        >>> round(risk_area([[0.9, 0.1, 0], [0.5, 0.2, 0.3]], [0, 2]).value, 3)
+        >>> risk_area([[0.9, 0.1, 0], [0.5, 0.2, 0.3]], [0, 2]).value.item()
         0.25
     """
 
@@ -288,8 +288,8 @@ def log_loss(probabilities: ArrayLike, true_class: ArrayLike, *, seed: int = 0, 
         least: Smaller probabilities count as this.
 
     Example:
-        >>> round(log_loss([[0.5, 0.25, 0.25]], [0]).value, 4)
-        0.6931
+        >>> f"{log_loss([[0.5, 0.25, 0.25]], [0]).value:.4f}"
+        '0.6931'
     """
     chances, true = _known(probabilities, true_class)
     given = chances[np.arange(len(true)), true]

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from galstress.cutouts import Cutouts
 from galstress.explanation import Explanation
-from galstress.heads import Prediction
+from galstress.heads import Prediction, Said
 
 __all__ = ["FILM_QUANTILES", "DrawModels", "record_film", "record_set", "write_arrays", "write_json"]
 
@@ -28,7 +28,7 @@ FILM_QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 def record_set(
     folder: Path,
     cutouts: Cutouts,
-    prediction: Prediction,
+    prediction: Said,
     about: Mapping[str, Any],
     *,
     draw_models: DrawModels,
@@ -39,7 +39,7 @@ def record_set(
     Arguments:
         folder: ``galaxies/<set>`` of the records; made if missing.
         cutouts: At most a dozen, since each gets its own pictures.
-        prediction: Same galaxies, same order.
+        prediction: Same galaxies, same order. Models are drawn of a posterior of all parameters alone.
         about: ``title``, ``simulated``, ``credit``, ``licence``, ``zero_point_note``.
         draw_models: Draws the posterior's models.
         explanation: Maps of some or all of the galaxies.
@@ -47,7 +47,11 @@ def record_set(
     folder.mkdir(parents=True, exist_ok=True)
     cutouts.write(folder / "cutouts.fits")
     prediction.write(folder / "prediction.safetensors")
-    write_arrays(folder / "model.safetensors", draw_models(cutouts, prediction))
+    models = folder / "model.safetensors"
+    if isinstance(prediction, Prediction):
+        write_arrays(models, draw_models(cutouts, prediction))
+    else:
+        models.unlink(missing_ok=True)  # of another network's answers, if there are any
     if explanation is not None:
         explanation.write(folder / "explanation.safetensors")
     literature = {

@@ -20,7 +20,7 @@ from galstress.prediction import predict
 from galstress.prediction.judging import knows_scale
 from galstress.refinement.limits import sample_at_truth
 from galstress.scores import bootstrap, error_68, errors, rms, truth_values
-from galstress.scores.classes import class_table, cut_for_share, risk_curve
+from galstress.scores.classes import call_classes, class_table, cut_for_share, risk_curve
 from galstress.studies.cells import Job, digest, keep, list_versions, round_number
 from galstress.studies.records import write_json
 from galstress.studies.samples import Sample, find_sample
@@ -141,8 +141,9 @@ class _Run:
         record: dict[str, Any] = {**labels, "classes": [], "errors": [], "coverage": [], "curves": []}
         for kind, cut in (("most probable", 0.0), ("at share", cut_for_share(seen.probabilities, share))):
             table = class_table(seen.probabilities, seen.true_class, disk=cut, bulge=cut, seed=self.seed)
-            record["classes"] += [{**labels, "cut": kind, "least": round_number(cut), **row} for row in table]
-        record["curves"] = [{**labels, **row} for row in risk_curve(seen.probabilities, seen.true_class, _CURVE)]
+            record["classes"] += [_plain({**labels, "cut": kind, "least": cut, **row}) for row in table]
+        curve = risk_curve(seen.probabilities, seen.true_class, _CURVE)
+        record["curves"] = [_plain({**labels, **row}) for row in curve]
         if seen.quantiles is not None:
             record["errors"] = [{**labels, **row} for row in seen.list_errors(self.seed)]
             record["coverage"] = [{**labels, **row} for row in seen.list_coverage()]
@@ -250,7 +251,7 @@ def _compare(sample: Sample, records: Sequence[Mapping[str, Any]], seed: int) ->
             continue
         own = np.asarray(record["probabilities"], float)[: len(best)]
         good = np.isfinite(own).all(1) & np.isfinite(best).all(1)
-        called = [_call(each[good], cut_for_share(each[good], share)) for each in (own, best)]
+        called = [_call_at(each[good], share) for each in (own, best)]
         for place in (0, 2):
             for score, statistic in (("purity", _purity), ("completeness", _completeness)):
                 hits = [(mine == place).astype(float) for mine in called]
@@ -266,10 +267,10 @@ def _compare(sample: Sample, records: Sequence[Mapping[str, Any]], seed: int) ->
     return rows
 
 
-def _call(probabilities: Array, least: float) -> NDArray[np.int64]:
-    """(N,) place of the class that is called; 1 where none is sure enough."""
-    largest = probabilities.argmax(1)
-    return np.where((largest != 1) & (probabilities.max(1) >= least), largest, 1)
+def _call_at(probabilities: Array, share: float) -> NDArray[np.int64]:
+    """(N,) place of the class that is called, so much of them indeterminate."""
+    least = cut_for_share(probabilities, share)
+    return call_classes(probabilities, disk=least, bulge=least)
 
 
 def _purity(hit: Array, true: Array) -> Array:
@@ -285,6 +286,11 @@ def _completeness(hit: Array, true: Array) -> Array:
 def _differ(statistic: Callable[[Array, Array], Array]) -> Callable[[Array, Array, Array], Array]:
     """Own score minus the best's."""
     return lambda own, best, true: statistic(own, true) - statistic(best, true)
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as JSON knows it."""
+    return {name: round_number(value) if isinstance(value, float) else value for name, value in row.items()}
 
 
 def _finite(value: float | None) -> float | None:
