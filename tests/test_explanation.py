@@ -10,7 +10,9 @@ from torch import nn
 
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError, UnknownNameError
-from galstress.explanation import _SCALES, BASELINES, Explanation, _explained, _hats, _lay_on_sky, explain
+from galstress.explanation import BASELINES, Explanation, explain
+from galstress.explanation.grids import SCALES, Grid, hats, lay_fovea
+from galstress.explanation.outputs import Question, explained
 from galstress.networks import Network
 from galstress.simulation import simulate
 
@@ -75,7 +77,7 @@ def test_activation_agrees_with_torchcam(network, cutouts, output):
     torchcam = pytest.importorskip("torchcam.methods")
     one = cutouts.select([1])
     inputs = network.backbone.inputs(one)
-    scalar = _explained(network, one, inputs, (output, "mean", 0))
+    scalar = explained(network, one, inputs, Question(output, "mean", 0))
 
     class Raising(nn.Module):
         def __init__(self, sign: float) -> None:
@@ -93,7 +95,7 @@ def test_activation_agrees_with_torchcam(network, cutouts, output):
             judged += cam(0, scores, normalized=False)[0][0].detach().double()
     views = inputs.views.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(scalar(views).sum(), views)
-    on_sky = _lay_on_sky(judged[None], (gradient * views).detach().double(), (96, 96))[0].numpy()
+    on_sky = lay_fovea(judged[None], (gradient * views).detach().double(), (96, 96), Grid(0, 8))[0].numpy()
     own = explain(network, one, output).maps[0]
     np.testing.assert_allclose(own, on_sky / on_sky.sum(), rtol=1e-4, atol=1e-12)
 
@@ -102,7 +104,7 @@ def test_activation_agrees_with_torchcam(network, cutouts, output):
 @pytest.mark.parametrize("scale", [0, 1, 2])
 def test_a_pixel_of_a_view_lies_where_the_backbone_saw_its_light(network, cutouts, shape, scale):
     """A block of light put on the sky is seen by one pixel of a view; that pixel's weight returns to the block."""
-    size, view = _SCALES[scale], 48
+    size, view = SCALES[scale], 48
     dark = Cutouts(
         **{
             **{f.name: getattr(cutouts.select([0]), f.name) for f in dataclasses.fields(Cutouts)},
@@ -116,7 +118,7 @@ def test_a_pixel_of_a_view_lies_where_the_backbone_saw_its_light(network, cutout
     through[0, scale, 20, 27] = 1.0
     activation = torch.zeros(1, view, view, dtype=torch.float64)  # as many cells as pixels: no interpolation
     activation[0, 20, 27] = 1.0
-    on_sky = _lay_on_sky(activation, through, shape)
+    on_sky = lay_fovea(activation, through, shape, Grid(0, 1))
     assert float(on_sky.sum()) == pytest.approx(1, abs=1e-5)
     block = on_sky[0] > 0.5 / size**2
     assert int(block.sum()) == size**2
@@ -127,7 +129,7 @@ def test_a_pixel_of_a_view_lies_where_the_backbone_saw_its_light(network, cutout
 
 def test_cells_lie_where_their_light_comes_from(network):
     """The middle of what a cell depends on, over many random networks, is where the cell is drawn."""
-    hat = _hats(48, 6)
+    hat = hats(48, 6, Grid(0, 8))
     places = []
     for seed in range(6):
         backbone = small_network(seed).backbone

@@ -105,7 +105,7 @@ def test_padding_is_tensorflows(side: int, kind: str) -> None:
         for row in range(out):
             for column in range(out):
                 tap = (bright[0] - row * stride + front, bright[1] - column * stride + front)
-                if 0 <= min(tap) and max(tap) < kernel:
+                if min(tap) >= 0 and max(tap) < kernel:
                     wanted[row, column] = taps[tap]
         assert wanted.max() > 0
         with torch.no_grad():
@@ -200,22 +200,22 @@ def test_bounded_zoom_cannot_lose_the_galaxy_and_the_published_one_can() -> None
 
 
 def test_transformer_has_not_collapsed_after_training() -> None:
-    """Steps at a rate ten times the recipe's, on galaxies of many sizes: the zooms still see them."""
+    """Steps at twice the recipes' rate, on galaxies of many sizes: the zooms still see them."""
     torch.manual_seed(3)
     network = Network.build("gampen", **SMALL["gampen"])
-    drawn = simulate("hsc-wide-i", 48, seed=5, stamp_px=64, population="nearby")
+    drawn = simulate("hsc-wide-i", 16, seed=5, stamp_px=64, population="nearby")
     inputs = network.backbone.inputs(drawn)
     targets = network.head.targets(drawn, inputs.reference)
     network.head.set_scale(targets)
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-2)
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
     losses = []
-    for _ in range(25):
+    for _ in range(12):
         optimizer.zero_grad()
         loss = network.head.loss(network.head(network.backbone(inputs)), targets).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     zooms = network.backbone.zoom(inputs.views).detach()
     assert losses[-1] < losses[0]
     assert bool((zooms != 1).any())  # it was trained

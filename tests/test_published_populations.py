@@ -10,8 +10,16 @@ import pytest
 import torch
 from scipy import stats
 
+from galstress.cutouts import Flag
 from galstress.galaxy import Galaxies, half_light_radius
+from galstress.heads import INTERNAL_NAMES, Reference, to_internal
 from galstress.population import load_population
+from galstress.refinement import fit
+from galstress.refinement.coordinates import from_natural, to_natural
+from galstress.refinement.priors import SHARE, make_prior
+from galstress.scores import truth_values
+from galstress.simulation import simulate
+from galstress.survey import Survey
 
 GAMORNET = ("gamornet-sdss", "gamornet-candels")
 GAMPEN = ("gampen-hsc-g", "gampen-hsc-r", "gampen-hsc-i", "gampen-sdss", "gampen-hst")
@@ -212,3 +220,96 @@ def test_outside_of_the_ranges_there_is_nothing(name):
     # given the half-light radius, it is not computed again
     known = torch.log(half_light_radius(galaxies))
     assert population.log_prob(galaxies, known) == pytest.approx(population.log_prob(galaxies).numpy())
+
+
+# ---- exact posteriors under them -----------------------------------------------------------------------------------
+
+
+def internal_of(name: str, count: int, seed: int = 5) -> torch.Tensor:
+    galaxies, one = draw(name, count, seed), torch.ones(count, dtype=torch.float64)
+    return to_internal(galaxies, Reference(one, one, (0.0, 0.0), one))
+
+
+def test_natural_coordinates_hold_bulges_flatter_than_their_disks():
+    internal = internal_of("gamornet-sdss", 500)
+    flatter = draw("gamornet-sdss", 500, 5).axis_ratio
+    assert 0.4 < float((flatter[:, 1] < flatter[:, 0]).double().mean()) < 0.6
+    back, ln_volume = from_natural(to_natural(internal, any_shape=True), any_shape=True)
+    assert float((back - internal).abs().max()) < 1e-4
+    # without them, half of the galaxies could not be told
+    lost, _ = from_natural(to_natural(internal))
+    assert 0.3 < float(((lost - internal).abs().amax(-1) > 1e-3).double().mean()) < 0.7
+    # the volume element by finite differences
+    natural, steps = to_natural(internal[:20], any_shape=True), 1e-5 * torch.eye(12, dtype=torch.float64)
+    for row in range(20):
+        ahead, behind = (from_natural(natural[row] + sign * steps, any_shape=True)[0] for sign in (1, -1))
+        expected = torch.linalg.slogdet((ahead - behind) / 2e-5)[1]
+        assert float(ln_volume[row]) == pytest.approx(float(expected), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", [*GAMORNET, *GAMPEN])
+def test_empty_kinds_borrow_a_stand_in(name):
+    mixed, *pure = make_prior(name, {}).stand_ins(Survey.load("sdss-g"))
+    assert mixed.ln_share == pytest.approx(0, abs=1e-3)
+    assert mixed.any_shape == (name in GAMORNET)
+    for normal, edge in zip(pure, (-1, 1), strict=True):
+        assert normal.ln_share < -9
+        assert edge * float(normal.centre[SHARE]) > math.log(99)
+        assert bool(torch.linalg.eigvalsh(normal.precision).min() > 0)
+    both = make_prior({name: 0.5, "cosmos": 0.5}, {}).stand_ins(Survey.load("sdss-g"))
+    assert [math.exp(each.ln_share) for each in both[1:]] == pytest.approx([0.075, 0.025], abs=0.01)
+
+
+@pytest.mark.parametrize(("name", "survey"), [("gamornet-sdss", "sdss-g"), ("gampen-hsc-g", "hsc-wide-g")])
+def test_prior_in_natural_coordinates_integrates_to_one(name, survey):
+    # drawn from a normal distribution about the stand-in, but for ellipticities: even in a disk
+    prior, seen, count = make_prior(name, {}), Survey.load(survey), 60_000
+    normal, generator = prior.stand_ins(seen)[0], torch.Generator().manual_seed(4)
+    free = [place for place in range(12) if INTERNAL_NAMES[place] not in ("x", "y", "e1", "e2")]
+    covariance = torch.linalg.inv(normal.precision)[free][:, free]
+    law = stats.multivariate_t(normal.centre[free].numpy(), 1.3 * covariance.numpy(), df=8)
+    natural = torch.zeros(count, 12, dtype=torch.float64)
+    natural[:, free] = torch.as_tensor(law.rvs(count, random_state=1))
+    size, angle = torch.rand(2, count, generator=generator, dtype=torch.float64)
+    for place, part in (("e1", torch.cos(2 * math.pi * angle)), ("e2", torch.sin(2 * math.pi * angle))):
+        natural[:, INTERNAL_NAMES.index(place)] = 0.7 * size * part
+    internal, ln_volume = from_natural(natural, any_shape=normal.any_shape)
+    one = torch.ones(count, dtype=torch.float64)
+    ln_p = prior.log_prob(internal[None], Reference(one, one, (0.0, 0.0), one), seen)[0] + ln_volume
+    ln_q = torch.as_tensor(law.logpdf(natural[:, free].numpy())) - torch.log(2 * math.pi * 0.7 * 0.7 * size)
+    weight = torch.where(torch.isfinite(ln_p), (ln_p - ln_q).exp(), 0.0)
+    error = float(weight.std()) / math.sqrt(count)
+    assert error < 0.06
+    assert float(weight.mean()) == pytest.approx(1, abs=3.5 * error)
+
+
+@pytest.mark.parametrize(
+    ("prior", "survey"), [("gamornet-sdss", "sdss-g"), ({"gampen-hsc-g": 1}, "hsc-wide-g")], ids=["gamornet", "gampen"]
+)
+def test_exact_posterior_of_well_exposed_galaxies_holds_the_truth(prior, survey):
+    name = prior if isinstance(prior, str) else next(iter(prior))
+    drawn = simulate(dataclasses.replace(Survey.load(survey), electrons_per_unit=20.0), 120, 8, name, stamp_px=56)
+    truth, side = drawn.truth, 56 * drawn.survey.pixel_scale_arcsec
+    fits = (np.asarray(truth["snr"]) > 60) & (truth["half_light_radius_arcsec"].value < 0.18 * side)
+    chosen = drawn.select(np.flatnonzero(fits)[:6])
+    assert len(chosen) == 6
+    found = fit(chosen, prior, seed=1, effective=60)
+    names = ("bulge_to_total", "half_light_radius_arcsec", "flux_njy")
+    true = truth_values(chosen.truth, names, ("", "arcsec", "nJy"))
+    places = [found.names.index(each) for each in names]
+    low, low68, middle, high68, high = found.quantile([0.005, 0.16, 0.5, 0.84, 0.995])[:, :, places]
+    assert float(np.median(found.effective_samples)) > 45
+    assert float(found.effective_samples.min()) > 10
+    assert float((np.abs(found.chi_square - 1)).max()) < 0.15
+    assert ((true >= low) & (true <= high)).sum() >= 17  # of 18, at 99 %
+    pull = (true - middle) / ((high68 - low68) / 2)
+    assert 0.4 < np.sqrt(np.mean(pull**2)) < 1.7
+    assert (high68 - low68)[:, 0].max() < 0.4  # the image has told something
+
+
+def test_galaxies_that_nothing_is_seen_of_are_flagged_and_stop_nothing():
+    drawn = simulate("hst-wfc3-f160w", 60, 5, "gamornet-candels", stamp_px=32)
+    snr = np.asarray(drawn.truth["snr"])
+    found = fit(drawn.select([int(snr.argmin()), int(snr.argmax())]), "gamornet-candels", seed=1, effective=20)
+    assert ((found.flags & int(Flag.FEW_SAMPLES)) != 0).tolist()[0]
+    assert np.isfinite(found.mean).all()

@@ -43,13 +43,14 @@ def finetune(
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            help="What thaws: all, head, last:K, norm, layerwise or layerwise:D. With --compare it may be given "
+            help="What thaws: all, head, last:K, norm, layerwise or layerwise:D; for GaMorNet also as published, "
+            "gamornet-sdss, gamornet-candels or gamornet-hsc. With --compare it may be given "
             "several times; the best is kept. By default last:1, with --compare all of them."
         ),
     ] = None,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Also cross-validate against a linear recalibration of the untouched network."),
+        typer.Option("--compare", help="Also cross-validate against a recalibration of the untouched network."),
     ] = False,
     folds: Annotated[int, typer.Option(help="Parts of the cross-validation.")] = 5,
     group: Annotated[

@@ -13,6 +13,13 @@ from galstress.cli.running import Device, Quiet, Seed, begin
 
 app = typer.Typer()
 
+_RECIPES = (
+    "foveal; as published gamornet-sdss, gamornet-candels, gamornet-hsc-g, gampen-hsc-g, "
+    "gampen-hsc-r, gampen-hsc-i; ours gamornet-sdss-improved, gamornet-hst-improved, "
+    "gamornet-hsc-improved, gampen-hsc-improved, gampen-sdss-improved, gampen-hst-improved."
+)
+"""All recipes, in words: to ask for them would cost each --help the time of loading torch; a test compares."""
+
 
 @app.command(epilog="Example: galstress simulate hsc-wide-i 64 --neighbours -o galaxies.fits")
 def simulate(
@@ -47,7 +54,7 @@ def simulate(
 @app.command(epilog="Example: galstress train foveal --steps 200 -o mine.safetensors")
 def train(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(help="A recipe, for example foveal.")],
+    recipe: Annotated[str, typer.Argument(help=_RECIPES)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Weights file, .safetensors.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's own number.")] = None,
     checkpoint: Annotated[
@@ -57,6 +64,15 @@ def train(
         str | None,
         typer.Option(help="Real PSFs beside the analytic: 'real' for those of the data sets, or a .safetensors file."),
     ] = None,
+    width: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=4, help="Channels, in units of the network's own (1: as published); instead of the recipe's."
+        ),
+    ] = None,
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="The network computes in bfloat16; on a GPU only, a CPU ignores it.")
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint, if there is one.")] = True,
     seed: Seed = 1,
     device: Device = "cpu",
@@ -64,14 +80,26 @@ def train(
 ) -> None:
     """Train a network on galaxies that are drawn as it trains.
 
-    Interrupted in any way, the same command goes on from the last checkpoint as if nothing had happened.
+    Interrupted in any way, the same command goes on from the last checkpoint as if nothing had happened. The published
+    networks' own width takes a GPU: --width 1 --bfloat16 --device cuda.
     """
     run = begin(context)
+    import dataclasses
+
     from galstress.recipes import load_recipe
 
     chosen = load_recipe(recipe).with_psfs(psfs)
-    # recipe and seed in its name: what another run left is never mistaken for this one's
-    checkpoint = checkpoint or output.with_name(f"{output.stem}.{recipe}-seed{seed}.checkpoint.safetensors")
+    made = f"{recipe}-seed{seed}"
+    if width is not None:
+        chosen, made = (
+            dataclasses.replace(chosen, backbone={**chosen.backbone, "width": width}),
+            f"{made}-width{width:g}",
+        )
+    if bfloat16:
+        schedule = dataclasses.replace(chosen.schedule, bfloat16=True)
+        chosen, made = dataclasses.replace(chosen, schedule=schedule), f"{made}-bfloat16"
+    # all of it in its name: what another run left is never mistaken for this one's
+    checkpoint = checkpoint or output.with_name(f"{output.stem}.{made}.checkpoint.safetensors")
     if not resume:
         checkpoint.unlink(missing_ok=True)
     network, losses = chosen.train(seed=seed, steps=steps, checkpoint=checkpoint, device=device, progress=not quiet)

@@ -136,7 +136,9 @@ def explain(
     source: Input,
     output: Annotated[Path, typer.Option("--output", "-o", help="Maps, .safetensors.")],
     survey: SurveyName = None,
-    of: Annotated[str, typer.Option(help="The output that is explained.")] = "bulge_to_total",
+    of: Annotated[
+        str | None, typer.Option(help="The output that is explained; by default disk of a classifier, else B/T.")
+    ] = None,
     sigma: Annotated[bool, typer.Option("--sigma", help="Explain its error bar instead of its mean.")] = False,
     zero_point: ZeroPoint = None,
     psf: PsfFile = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from galstress.figures.theme import LIGHT, Theme, drawing
 
@@ -76,11 +77,11 @@ def risk_curves(rows: Rows, *, note: str = "", theme: Theme = LIGHT) -> tuple[Fi
                     x, right = (np.array([row[name] for row in own], float) for name in ("coverage", "accuracy"))
                     ax.plot(x, 1 - right, color=colour, lw=1.4, label=method)
             ax.set_title(sample)
+            ax.set_xlabel("share called, the surest first")
             ax.set_xlim(0, 1)
             ax.set_ylim(bottom=0)
-            ax.xaxis.set_major_formatter(PercentFormatter(1))
+            ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             ax.yaxis.set_major_formatter(PercentFormatter(1))
-        fig.supxlabel("share of galaxies that are called a class, the surest first", size=9)
         fig.supylabel("called wrongly", size=9)
         _explain(fig, methods, note, theme)
         return fig, axes
@@ -99,7 +100,7 @@ def survey_errors(rows: Rows, sample: str, *, note: str = "", theme: Theme = LIG
     binned = [row for row in own if row["snr_low"] is not None]
     edges = list(dict.fromkeys((row["snr_low"], row["snr_high"]) for row in sorted(binned, key=_lower)))
     with drawing(theme):
-        fig = Figure(figsize=(8.4, 2.9), layout="constrained", facecolor=theme.paper)
+        fig = Figure(figsize=(8.4, 3.2), layout="constrained", facecolor=theme.paper)
         FigureCanvasAgg(fig)
         axes = np.array(fig.subplots(1, 3))
         methods = _colours(own, theme)
@@ -117,8 +118,12 @@ def survey_errors(rows: Rows, sample: str, *, note: str = "", theme: Theme = LIG
                     lw=1, label=method,
                 )  # fmt: skip
             ax.set_yscale("log")
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.yaxis.set_minor_formatter(NullFormatter())
             ax.set_ylabel(words)
             ax.set_xticks(range(len(edges)), [_name_bin(low, high) for low, high in edges])
+            ax.set_xlim(-0.6, len(edges) - 0.4)
             ax.set_xlabel("signal-to-noise")
         _explain(fig, methods, note, theme)
         return fig, axes
@@ -160,7 +165,7 @@ def _explain(fig: Figure, methods: Mapping[str, str], note: str, theme: Theme) -
 def _sign(fig: Figure, note: str, theme: Theme) -> None:
     """A line below the figure."""
     if note:
-        fig.text(0.01, -0.02, note, ha="left", va="top", size=8, color=theme.muted)
+        fig.supxlabel(textwrap.fill(note, int(16 * fig.get_figwidth())), x=0.01, ha="left", size=8, color=theme.muted)
 
 
 def _lower(row: Mapping[str, Any]) -> float:
@@ -170,4 +175,4 @@ def _lower(row: Mapping[str, Any]) -> float:
 
 def _name_bin(low: float, high: float | None) -> str:
     """Edges of a bin, as a tick says them."""
-    return f"> {low:.0f}" if high is None else f"{low:.0f}–{high:.0f}"
+    return f">{low:.0f}" if high is None else f"{low:.0f}–{high:.0f}"

@@ -1,9 +1,10 @@
 """Fine-tuning on few labelled galaxies, and whether it pays: against a linear recalibration, out of fold."""
 
-from galstress.finetuning.comparing import Comparison, apply_lines, cross_validate, fit_lines
+from galstress.finetuning.comparing import Comparison, cross_validate
 from galstress.finetuning.labels import COORDINATES, LABELS, Labels, read_labels
 from galstress.finetuning.losses import label_loss, marginal_loss, score_draws
 from galstress.finetuning.policies import POLICIES, rate_factors
+from galstress.finetuning.quantities import apply_lines, fit_lines, heat_classes
 from galstress.finetuning.splitting import deal_folds, read_groups, split_rows
 from galstress.finetuning.tuning import FineTuned, Tuning, finetune
 from galstress.finetuning.turning import Turn, choose_side, draw_turn, exact_turn, trim, turn_cutouts
@@ -25,6 +26,7 @@ __all__ = [
     "exact_turn",
     "finetune",
     "fit_lines",
+    "heat_classes",
     "label_loss",
     "marginal_loss",
     "rate_factors",

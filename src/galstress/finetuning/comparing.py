@@ -9,32 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from astropy.table import QTable
 from numpy.typing import NDArray
 from rich.progress import track
 
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError
-from galstress.finetuning.labels import Labels, read_labels
+from galstress.finetuning.answers import told_by
+from galstress.finetuning.labels import read_labels
+from galstress.finetuning.quantities import Quantities, choose_quantities
 from galstress.finetuning.splitting import deal_folds, read_groups
 from galstress.finetuning.tuning import Tuning, find_usable, finetune
 from galstress.finetuning.turning import choose_side, trim
 from galstress.networks import Network
-from galstress.prediction import predict
 from galstress.scores import error_68, rms
-from galstress.survey import Survey
 
-__all__ = ["Comparison", "apply_lines", "cross_validate", "fit_lines"]
+__all__ = ["Comparison", "cross_validate"]
 
-QUANTITIES = {
-    "bulge_to_total": "B/T",
-    "ln_radius": "ln of the half-light radius",
-    "mag": "magnitude",
-    "e1": "e1",
-    "e2": "e2",
-}
-"""What is compared, in words; errors are differences of these."""
 UNTOUCHED, RECALIBRATED = "untouched", "recalibrated"
 _FEWEST = 5
 """Labels of a quantity, below which it is not compared."""
@@ -96,31 +87,32 @@ def cross_validate(
         progress: Show how many of the runs are done, and the time left.
 
     The recalibration is one line (slope and intercept, by least squares) for each quantity, from the untouched
-    network's medians to the labels of the training folds; B/T is kept within 0 and 1.
+    network's medians to the labels of the training folds; B/T is kept within 0 and 1. Of a classifier the quantities
+    are its probabilities, a label is 1 for its class, and the recalibration is :func:`heat_classes`.
 
     Raises:
         InputError: As :func:`finetune`; or no quantity has five labels.
     """
     tuning = tuning or Tuning()
-    known = read_labels(labels, cutouts)
-    rows = np.flatnonzero(known.known & find_usable(cutouts))
+    known, quantities = read_labels(labels, cutouts), choose_quantities(network.head)
+    rows = np.flatnonzero(told_by(network.head, known).numpy() & find_usable(cutouts))
     numbers = read_groups(groups, cutouts.object_id)[rows]
     parts, learned = cutouts.select(rows), None if labels is None else labels[rows]
-    label = _label_values(known.select(rows), cutouts.survey)
+    label = quantities.label(known.select(rows), cutouts.survey)
     if not (np.isfinite(label).sum(0) >= _FEWEST).any():
         raise InputError(f"{len(rows)} labels", f"{_FEWEST} or more of a quantity", "label more galaxies")
     fold = deal_folds(numbers, tuning.folds, seed)
     side, _ = choose_side(int(min(cutouts.images.shape[1:])), tuning.side_px)
     seen = trim(parts, side)
-    found = {UNTOUCHED: _predict(network, seen)}
+    found = {UNTOUCHED: quantities.predict(network, seen)}
     found |= {name: np.full_like(label, np.nan) for name in (RECALIBRATED, *policies)}
     for number, policy in track(
         [(number, policy) for number in range(tuning.folds) for policy in policies],
         "cross-validating", disable=not progress, transient=True,
     ):  # fmt: skip
         inside, out = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        found[RECALIBRATED][out] = apply_lines(
-            fit_lines(found[UNTOUCHED][inside], label[inside]), found[UNTOUCHED][out]
+        found[RECALIBRATED][out] = quantities.recalibrate(
+            found[UNTOUCHED][inside], label[inside], found[UNTOUCHED][out]
         )
         tuned = finetune(
             network,
@@ -132,66 +124,14 @@ def cross_validate(
             seed=seed,
             checkpoint=_checkpoint(checkpoints, policy, number),
         )
-        found[policy][out] = _predict(tuned.network, seen.select(out))
-    table = _compare(found, label, numbers, seed)
+        found[policy][out] = quantities.predict(tuned.network, seen.select(out))
+    table = _compare(found, label, numbers, quantities, seed)
     best = _choose_best(table, policies)
     values = QTable({"object_id": parts.object_id.astype(str), "fold": fold})
     for method, each in {"label": label, **found}.items():
-        for place, quantity in enumerate(QUANTITIES):
+        for place, quantity in enumerate(quantities.words):
             values[f"{method}_{quantity}"] = each[:, place]
-    return Comparison(table, values, best, _say(table, best, policies, tuning.folds))
-
-
-def fit_lines(predicted: Array, label: Array) -> Array:
-    """Slope and intercept from predictions to labels, by least squares.
-
-    Arguments:
-        predicted: (N, Q).
-        label: (N, Q), NaN where unknown.
-
-    Returns:
-        (2, Q); with fewer than three labels, or predictions all alike, slope 1 and the mean shift.
-
-    Example:
-        >>> fit_lines(np.array([[0.0], [1.0], [2.0]]), np.array([[1.0], [3.0], [5.0]])).ravel().round(9).tolist()
-        [2.0, 1.0]
-    """
-    lines = np.stack([np.ones(label.shape[1]), np.zeros(label.shape[1])])
-    for place in range(label.shape[1]):
-        usable = np.isfinite(predicted[:, place]) & np.isfinite(label[:, place])
-        x, y = predicted[usable, place], label[usable, place]
-        if len(x) >= 3 and np.ptp(x) > 0:
-            slope = np.sum((x - x.mean()) * (y - y.mean())) / np.sum((x - x.mean()) ** 2)
-            lines[:, place] = slope, y.mean() - slope * x.mean()
-        elif len(x):
-            lines[1, place] = (y - x).mean()
-    return lines
-
-
-def apply_lines(lines: Array, predicted: Array) -> Array:
-    """(N, Q) recalibrated predictions, B/T within 0 and 1 (where there are as many quantities as are compared)."""
-    result = lines[0] * predicted + lines[1]
-    share = list(QUANTITIES).index("bulge_to_total")
-    if result.shape[1] == len(QUANTITIES):
-        result[:, share] = result[:, share].clip(0, 1)
-    return result
-
-
-def _predict(network: Network, cutouts: Cutouts) -> Array:
-    """(N, Q) posterior medians of what is compared."""
-    prediction = predict(network, cutouts, device=network.parameters()[0].device)
-    medians = dict(zip(prediction.names, prediction.quantile([0.5])[0].T, strict=True))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        radius, mag = np.log(medians["half_light_radius_arcsec"]), 31.4 - 2.5 * np.log10(medians["flux_njy"])
-    return np.stack([medians["bulge_to_total"], radius, mag, medians["e1"], medians["e2"]], -1)
-
-
-def _label_values(labels: Labels, survey: Survey) -> Array:
-    """(N, Q) labels of what is compared."""
-    _, _, flux, logit, radius, e1, e2 = labels.values.unbind(1)
-    share = ((torch.sigmoid(logit) - 0.01) / 0.98).clamp(0, 1)
-    mag = 31.4 - 2.5 / np.log(10) * (flux + np.log(survey.unit_njy))
-    return torch.stack([share, radius + np.log(survey.pixel_scale_arcsec), mag, e1, e2], -1).numpy()
+    return Comparison(table, values, best, _say(table, best, policies, tuning.folds, quantities))
 
 
 def _checkpoint(folder: Path | None, policy: str, fold: int) -> Path | None:
@@ -202,11 +142,13 @@ def _checkpoint(folder: Path | None, policy: str, fold: int) -> Path | None:
     return folder / f"{re.sub('[^a-z0-9.]', '-', policy)}-fold{fold}.safetensors"
 
 
-def _compare(found: dict[str, Array], label: Array, groups: NDArray[np.int64], seed: int) -> QTable:
+def _compare(
+    found: dict[str, Array], label: Array, groups: NDArray[np.int64], quantities: Quantities, seed: int
+) -> QTable:
     """Errors of every method and quantity with their intervals, all from the same resamplings of galaxies."""
     rows: list[dict[str, Any]] = []
     changes: dict[str, list[Array]] = {method: [] for method in found}
-    for place, quantity in enumerate(QUANTITIES):
+    for place, quantity in enumerate(quantities.words):
         error = {method: each[:, place] - label[:, place] for method, each in found.items()}
         usable = np.all([np.isfinite(each) for each in error.values()], axis=0)
         if usable.sum() < _FEWEST:
@@ -257,7 +199,7 @@ def _choose_best(table: QTable, policies: Sequence[str]) -> str:
     return min(policies, key=lambda policy: float(size[policy]))
 
 
-def _say(table: QTable, best: str, policies: Sequence[str], folds: int) -> str:
+def _say(table: QTable, best: str, policies: Sequence[str], folds: int, quantities: Quantities) -> str:
     """Whether fine-tuning beats the recalibration, quantity by quantity and over all."""
     parts, whole = [], ""
     for row in table[table["method"] == best]:
@@ -265,11 +207,11 @@ def _say(table: QTable, best: str, policies: Sequence[str], folds: int) -> str:
         if row["quantity"] != _ALL:
             before = float(row["rms"]) - change
             parts.append(
-                f"{QUANTITIES[row['quantity']]} rms {float(row['rms']):.3f} against {before:.3f} "
+                f"{quantities.words[row['quantity']]} rms {float(row['rms']):.3f} against {before:.3f} "
                 f"(difference {change:+.3f}, {low:+.3f} to {high:+.3f}, N = {row['count']})"
             )
             continue
         verdict = "beats" if high < 0 else "is beaten by" if low > 0 else "does not beat"
-        whole = f"{best} {verdict} a linear recalibration of the untouched outputs"
+        whole = f"{best} {verdict} {quantities.recalibration}"
     chosen = f" (the best of {len(policies)} policies on the same folds)" if len(policies) > 1 else ""
     return f"Out of fold ({folds} folds), fine-tuning by {whole}{chosen}: {'; '.join(parts)}."

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from galstress.finetuning.answers import class_loss, place_triple
 from galstress.finetuning.labels import COORDINATES, Labels
-from galstress.heads import Reference
+from galstress.heads import ClassHead, Reference, TripleHead
 
-__all__ = ["label_loss", "marginal_loss", "score_draws"]
+__all__ = ["label_loss", "marginal_loss", "name_loss", "score_draws"]
 
 _DIM = len(COORDINATES)
 _ROUNDING = 1e-6
@@ -87,13 +88,19 @@ def label_loss(head: Any, raw: Tensor, labels: Labels, reference: Reference, poi
     """(B,) loss of a head's raw outputs.
 
     Arguments:
-        head: A head with ``loss`` and ``posterior``; where it also has ``draw``, its draws are scored, too.
+        head: A head with ``loss`` and ``posterior``; where it also has ``draw``, its draws are scored, too. Of one
+            that classifies, the cross-entropy of the labelled classes; of one for B/T, radius and flux alone,
+            :func:`marginal_loss` of those that are known, be it all.
         raw: (B, R).
         labels: Of the B objects. Where every parameter is known, the loss is the head's own; else that of the known
             coordinates: :func:`marginal_loss` and, of draws, :func:`score_draws` in units of the Gaussian's width.
         reference: Of the B images.
         points: (2, S, 12) standard normal numbers: of the draws, and of the labels' own errors.
     """
+    if isinstance(head, ClassHead):
+        return class_loss(head, raw, labels)
+    if isinstance(head, TripleHead):
+        return marginal_loss(*head.posterior(raw), *place_triple(head, labels, reference)).to(raw.dtype)
     targets = labels.place(head, reference)
     if labels.galaxies is not None:
         return head.loss(raw, targets)
@@ -108,3 +115,11 @@ def label_loss(head: Any, raw: Tensor, labels: Labels, reference: Reference, poi
     drawn = drawn + sigma[:, None] * points[1, :, :_DIM].to(drawn)
     unit = (torch.diagonal(covariance, dim1=-2, dim2=-1) + sigma**2).sqrt().detach()
     return loss + score_draws(drawn, targets, unit)
+
+
+def name_loss(head: object, labels: Labels) -> str:
+    """What :func:`label_loss` is for these, in words."""
+    if isinstance(head, ClassHead):
+        return "the cross-entropy of the labelled classes"
+    whole = labels.galaxies is not None and not isinstance(head, TripleHead)
+    return "the head's own" if whole else "a proper score of the labelled quantities"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import nn
 
 from galstress.errors import InputError
 from galstress.networks import Network
 
-__all__ = ["POLICIES", "rate_factors"]
+__all__ = ["POLICIES", "list_renewed", "rate_factors", "renew_stages"]
 
 POLICIES = {
     "all": "every weight",
@@ -17,8 +18,22 @@ POLICIES = {
     "last:K": "the head and the last K stages of the backbone",
     "norm": "gains, biases, and what scales and shifts channels (FiLM, normalisation), of backbone and head",
     "layerwise:D": "every weight, the rate falling by the factor D (0.7 if left out) with each stage towards the input",
+    "gamornet-sdss": "every weight, the three dense layers begun anew: as published for SDSS",
+    "gamornet-candels": "all but the first three convolutions, dense2 and output begun anew: as published for CANDELS",
+    "gamornet-hsc": "all but the first three convolutions: as published for HSC",
 }
-"""Policies as they are written, and what they thaw."""
+"""Policies as they are written, and what they thaw. Where a head has no weights (GaMorNet, GaMPEN), the backbone's last
+stage is its output and counts as the head."""
+_CONVOLUTIONS = ("conv1", "conv2", "conv3")
+_PUBLISHED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "gamornet-sdss": (("dense1", "dense2", "output"), ()),
+    "gamornet-candels": (("dense2", "output"), _CONVOLUTIONS),
+    "gamornet-hsc": ((), _CONVOLUTIONS),
+}
+"""Stages of GaMorNet that begin anew, and those that stay frozen.
+
+Source: GaMorNet's tutorials (version 0.4.3) for SDSS and CANDELS; Tian et al. 2023 (arXiv:2212.09984) for HSC.
+"""
 _DECAY = 0.7
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -43,7 +58,10 @@ def rate_factors(network: Network, policy: str) -> dict[str, float]:
         [0.125, 0.25, 0.5]
     """
     depth = _depths(network)
-    deepest = len(network.backbone.stages)
+    deepest = max(depth.values())
+    if policy in _PUBLISHED:
+        frozen = tuple(f"backbone.stages.{stage}." for stage in _published_stages(network, policy)[1])
+        return {name: float(not name.startswith(frozen)) for name in depth}
     kind, _, number = policy.partition(":")
     if policy == "all":
         return dict.fromkeys(depth, 1.0)
@@ -61,9 +79,51 @@ def rate_factors(network: Network, policy: str) -> dict[str, float]:
     raise InputError(f"policy {policy!r}", f"{allowed} with K from 1 to {deepest}, D above 0 to 1", "choose last:1")
 
 
+def list_renewed(network: Network, policy: str) -> list[str]:
+    """Stages of the backbone that a policy begins anew.
+
+    Raises:
+        InputError: A published policy of another network.
+    """
+    return list(_published_stages(network, policy)[0])
+
+
+@torch.no_grad()
+def renew_stages(network: Network, policy: str, seed: int) -> None:
+    """Put fresh random weights, in place, where a policy begins anew.
+
+    Arguments:
+        network: Built from its own metadata.
+        policy: One of :data:`POLICIES`.
+        seed: Of the weights.
+    """
+    stages = list_renewed(network, policy)
+    if not stages:
+        return
+    record = network.metadata["backbone"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = Network.build(record["name"], network.metadata["head"]["name"], **record["settings"])
+    for stage in stages:
+        network.backbone.stages[stage].load_state_dict(fresh.backbone.stages[stage].state_dict())
+
+
+def _published_stages(network: Network, policy: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Stages that begin anew and those that stay frozen; none of either for other policies."""
+    renewed, frozen = _PUBLISHED.get(policy, ((), ()))
+    missing = [stage for stage in (*renewed, *frozen) if stage not in network.backbone.stages]
+    if missing:
+        raise InputError(f"policy {policy!r} of a network without {missing[0]}", "a GaMorNet", "choose last:1")
+    return renewed, frozen
+
+
 def _depths(network: Network) -> dict[str, int]:
-    """Stages between each parameter and the head: 0 in the head, 1 in the last stage."""
+    """Stages between each parameter and the head: 0 in the head, 1 in the last stage.
+
+    Where the head has no weights, the last stage is its output: 0 there, 1 in the stage before it.
+    """
     stages = list(network.backbone.stages)
+    last = 1 if any(True for _ in network.head.parameters()) else 0
     children = [name for name, _ in network.backbone.named_children()]
     before = set(children[: children.index("stages")])
     depth = {}
@@ -73,9 +133,9 @@ def _depths(network: Network) -> dict[str, int]:
         if part == "head":
             depth[name] = 0
         elif first == "stages":
-            depth[name] = len(stages) - stages.index(inner.partition(".")[0])
+            depth[name] = len(stages) - 1 + last - stages.index(inner.partition(".")[0])
         else:  # a parameter of the backbone itself has no child's name: it counts with the last stage
-            depth[name] = len(stages) if first in before else 1
+            depth[name] = len(stages) - 1 + last if first in before else last
     return depth
 
 

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from galstress.cutouts import Cutouts, Flag
 from galstress.errors import InputError
+from galstress.finetuning.answers import told_by
 from galstress.finetuning.checkpoints import read_checkpoint, write_checkpoint
 from galstress.finetuning.labels import COORDINATES, Labels, read_labels
-from galstress.finetuning.losses import label_loss
-from galstress.finetuning.policies import rate_factors
+from galstress.finetuning.losses import label_loss, name_loss
+from galstress.finetuning.policies import list_renewed, rate_factors, renew_stages
 from galstress.finetuning.splitting import Share, read_groups, split_rows
 from galstress.finetuning.turning import choose_side, draw_turn, exact_turn, turn_cutouts
 from galstress.networks import Network
@@ -121,9 +122,10 @@ def finetune(
     factors = rate_factors(network, policy)
     side, any_angle = choose_side(_stamp(cutouts), tuning.side_px)
     numbers = read_groups(groups, cutouts.object_id)
-    learned, validated = _split(known.known & find_usable(cutouts), numbers, tuning.validation, seed)
+    usable = told_by(network.head, known).numpy() & find_usable(cutouts)
+    learned, validated = _split(usable, numbers, tuning.validation, seed)
     manifest = _describe(network, policy, factors, tuning, seed) | {
-        "loss": "the head's own" if known.galaxies is not None else "a proper score of the labelled quantities",
+        "loss": name_loss(network.head, known),
         "labelled": dict(zip(COORDINATES, torch.isfinite(known.values[learned]).sum(0).tolist(), strict=True)),
         "learned": len(learned), "validated": len(validated),
         "groups": [len(np.unique(numbers[rows])) for rows in (learned, validated)],
@@ -194,6 +196,7 @@ class _Run:
         self.network = dataclasses.replace(
             network, backbone=copy.deepcopy(network.backbone), head=copy.deepcopy(network.head)
         )
+        renew_stages(self.network, record["policy"], record["seed"])
         self.tuning, self.record = tuning, record
         self.schedule = Schedule(tuning.steps, tuning.learning_rate, warm_up=min(20, tuning.steps // 10))
         # in evaluation mode: no running statistics may move, nothing is dropped
@@ -364,6 +367,7 @@ def _describe(network: Network, policy: str, factors: Mapping[str, float], tunin
         "from": network.metadata.get("name", network.metadata["backbone"]["name"]),
         "seed": seed,
         **settings,
+        "renewed": list_renewed(network, policy),
         "thawed": [name for name, factor in factors.items() if factor > 0],
         "thawed_numbers": sum(sizes[name] for name, factor in factors.items() if factor > 0),
         "frozen_numbers": sum(sizes[name] for name, factor in factors.items() if factor == 0),

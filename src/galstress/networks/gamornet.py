@@ -114,9 +114,12 @@ class _Convolution(nn.Conv2d):
 class _Pool(nn.Module):
     """The largest of 3 x 3 pixels, every second one, padded like the convolutions."""
 
+    kernel_size, stride = 3, 2  # where a cell lies, as torch's own pools say it
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ceil(H / 2), ceil(W / 2))."""
-        return nn.functional.max_pool2d(_padded(x, 3, 2, -math.inf), 3, 2)
+        kernel, stride = self.kernel_size, self.stride
+        return nn.functional.max_pool2d(_padded(x, kernel, stride, -math.inf), kernel, stride)
 
 
 class _Response(nn.Module):

@@ -146,7 +146,7 @@ def import_gampen(
     stamp_px = stamp_px or next((side for side in _GAMPEN if side in fitting), None)
     if stamp_px not in fitting:
         raise InputError(
-            f"{path} for stamps of {stamp_px or 'unknown'} pixels", f"its transformer takes {fitting}", "give stamp_px"
+            f"{path} for stamps of {stamp_px or 'unknown'} pixels", f"one of {fitting}", "give stamp_px"
         )
     if dropout is None and stamp_px not in _GAMPEN:
         raise InputError("no rate of the dropout", "a number: only those of 239, 143, 96 px are known", "give dropout")

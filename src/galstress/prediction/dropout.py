@@ -25,8 +25,8 @@ from galstress.prediction.judging import UNUSABLE, flag_images
 
 __all__ = ["LARGEST_RATE", "draw_probabilities", "draw_raw"]
 
-LARGEST_RATE = 5e-3
-"""Up to this rate the first order is taken, above it real passes."""
+LARGEST_RATE = 1e-3
+"""Up to this rate (the published are below) the first order is taken, above it real passes."""
 
 _AT_ONCE = 16
 """Real passes at a time; part of which random numbers go where, hence fixed."""

@@ -119,10 +119,11 @@ def measure_moments(cutouts: Cutouts) -> tuple[Reference, Tensor]:
     twice = 2 * ratio[:, 2:4].sum(1).clamp_min(1e-3)  # the weight halves the moments
     intrinsic = (twice - 2 * psf**2).clamp_min(0.2 * psf**2)
     chi = torch.stack([ratio[:, 2] - ratio[:, 3], 2 * ratio[:, 4]], 1) * 2 / intrinsic[:, None]
-    shape = torch.where(good[:, None], chi, 0.0)
+    # where nothing is seen: about a PSF wide, and never quite round, since a circle's angle has no derivative
+    shape = torch.where(good[:, None], chi, chi.new_tensor([0.02, 0.01]))
     length = torch.hypot(shape[:, 0], shape[:, 1]).clamp_min(1e-9)[:, None]
     shape = shape / length * torch.tanh(length / 2).clamp_max(0.6)
     total = (2 * flux / rms).clamp_min(10.0)
-    radius = (1.2 * torch.sqrt(intrinsic / 2)).clamp_min(0.3)
+    radius = torch.where(good, 1.2 * torch.sqrt(intrinsic / 2), 2 * psf).clamp(0.3, width)
     centre_px = ((width - 1) / 2, (height - 1) / 2)
     return Reference(total, radius, centre_px, rms), torch.cat([centre, shape], 1)

@@ -18,7 +18,7 @@ from galstress.rendering import to_parameters
 
 __all__ = ["Maximum", "climb", "relative_to"]
 
-_ITERATIONS = 20
+_ITERATIONS = 60
 _ENOUGH = 0.05
 """A step that promises less, in units of log-probability, is the last."""
 _LONGEST = {"x": 1.5, "y": 1.5, "ln_flux": 0.7, "logit_bulge_to_total": 1.5, "ln_radius": 0.5, "e1": 0.25, "e2": 0.25}

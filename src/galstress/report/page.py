@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from galstress import __version__
 from galstress.figures import residual_key
+from galstress.heads import Prediction
 from galstress.report.attention import report_attention, report_corners
 from galstress.report.evaluation import report_accuracy, report_coverage, report_domain, summarise_coverage
 from galstress.report.galaxies import describe_galaxies
@@ -70,6 +71,7 @@ def build_report(records: str | Path, output: str | Path, studies: Sequence[str 
         version=__version__,
         summary=summary,
         galleries=list(zip(found.sets, described, strict=True)),
+        has_models=any(isinstance(galaxies.prediction, Prediction) for galaxies in found.sets),
         residual_key=draw_both(residual_key, "Colours of residuals, from -5 to +5 sigma"),
         sections=sections,
         making=report_making(found),

@@ -54,8 +54,9 @@ def summarise(records: Records, described: Sequence[Sequence[Galaxy]]) -> dict[s
     named = ", ".join(bands) if len(bands) <= _MOST_BANDS else f"{len(bands)} bands"
     counts = [f"{real} real"] if real else []
     counts += [f"{simulated} simulated"] if simulated else []
+    sets = f"{len(records.sets)} {'sets' if len(records.sets) > 1 else 'set'}"
     line = (
-        f"{' and '.join(counts)} galaxies in {len(records.sets)} sets ({named}), measured with {network}."
+        f"{' and '.join(counts)} galaxies in {sets} ({named}), measured with {network}."
         if counts
         else "No galaxies were recorded."
     )
@@ -118,7 +119,9 @@ def _time_per_galaxy(manifest: Mapping[str, Any]) -> str:
     rate = manifest.get("galaxies_per_second")
     if not isinstance(rate, int | float) or rate <= 0:
         return ""
-    return f"{1000 / rate:.2g} ms ({rate:,.0f} galaxies a second)"
+    milliseconds = 1000 / rate
+    time = f"{milliseconds:.2g} ms" if milliseconds < 100 else f"{milliseconds / 1000:.2g} s"
+    return f"{time} ({rate:,.0f} galaxies a second)" if rate >= 1 else time
 
 
 def _mapping(manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
