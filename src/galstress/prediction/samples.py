@@ -17,12 +17,14 @@ from galstress.prediction.judging import UNUSABLE, flag_domain, flag_images, fla
 __all__ = ["predict_samples"]
 
 _FAINT_SNR = 10.0
+_A_PASS = 32
+"""Draws of the Gaussian of each pass with dropout."""
 
 
 def predict_samples(network: Network, cutouts: Cutouts, turns: int, count: int) -> Samples:
     """One batch: ``count`` draws an object, an equal part from each of the first ``turns`` turns and mirrors.
 
-    Each is a draw of the dropout, and one of the Gaussian that the network says then.
+    The posterior is the mixture of the Gaussians that the network says under dropout; each of those gives 32 draws.
     """
     flags = flag_images(cutouts)
     if not len(cutouts):
@@ -32,9 +34,10 @@ def predict_samples(network: Network, cutouts: Cutouts, turns: int, count: int) 
     for turn in range(turns):
         inputs = network.backbone.inputs(cutouts, turn)
         reference = inputs.reference if reference is None else reference
-        raw = draw_raw(network, inputs, len(normal), seed=turn)
+        raw = draw_raw(network, inputs, -(-len(normal) // _A_PASS), turn)
         places.append(network.head.posterior(raw.mean(1))[0])
-        coordinates = network.head.draw(raw, normal)
+        # neighbours in the sequence of points are even among themselves, those a power of two apart are not
+        coordinates = network.head.draw(raw.repeat_interleave(_A_PASS, 1)[:, : len(normal)], normal)
         clouds.append(network.head.outputs(coordinates, inputs.reference, cutouts.survey))
     draws = torch.cat(clouds, 1).float().cpu().numpy()
     assert reference is not None

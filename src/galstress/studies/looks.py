@@ -38,6 +38,8 @@ SEGMENT_SIGMA = 1.5
 _FAINTEST_SNR = 20.0
 _LARGEST = 0.35
 """Half-light radius over the stamp's side, at most."""
+_VIEW = 48
+"""Side of the views of ``foveal``."""
 _PIXELS = 96
 """Side of the maps at which pixels are ranked; larger ones are thinned."""
 _FULL = 0.9
@@ -144,14 +146,11 @@ class Looking:
         if is_stamp(self.network):
             side = self.network.backbone.stamp_px
             return lay_stamp(is_galaxy, (side, side))[:, None]
-        view = 48
-        return torch.stack(
-            [
-                torch.nn.functional.avg_pool2d(lay_stamp(is_galaxy, (view * s, view * s)).double()[:, None], s)[:, 0] > 0.5
-                for s in SCALES
-            ],
-            1,
-        )  # fmt: skip
+        views = []
+        for size in SCALES:
+            field = lay_stamp(is_galaxy, (_VIEW * size, _VIEW * size)).double()
+            views.append(torch.nn.functional.avg_pool2d(field[:, None], size)[:, 0] > 0.5)
+        return torch.stack(views, 1)
 
     def focus(self, scenes: Scenes, block: int) -> dict[str, Array]:
         """Shares of the maps, the light and the area that are the neighbours'; NaN where no pixel is."""
