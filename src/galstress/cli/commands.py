@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from galstress.cli import comparing, finetuning, importing, making, measuring, refining, reporting, showing, studying
+from galstress.cli import (
+    comparing,
+    finetuning,
+    importing,
+    looking,
+    making,
+    measuring,
+    refining,
+    reporting,
+    showing,
+    studying,
+    turning,
+)
 from galstress.errors import GalstressError
 
 __all__ = ["app", "main"]
@@ -22,7 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-assert comparing.surveys  # a command of the group study, which is there once it is imported
+for command in (comparing.surveys, looking.layers, turning.rotation):
+    assert command  # of the group study, there once it is imported
 for module in (showing, making, importing, finetuning, measuring, refining, reporting, studying):
     app.add_typer(module.app)
 

@@ -85,7 +85,7 @@ def rotation(
     save_figures(lambda theme: _draw(found, theme), output)
     for row in film or []:
         for name, (network, fields) in loaded.items():
-            _film(network, fields[0], row, angles, output, f"film-{name}-{row}")
+            _film(network, fields[0], row, angles, output, f"film-{name}-{row}".replace(".", "-"))
     run.finish(output / "summary.json", [weights_path(name) for name in networks])
     run.say(f"{output / 'summary.json'}: {count} galaxies at {angles} angles, {len(found.summary['bar'])} rows")
     run.say(found.sentence)
@@ -124,13 +124,13 @@ def _write_command(networks: list[str], options: Mapping[str, object]) -> str:
     """The words that start this run again.
 
     Example:
-        >>> _write_command(["foveal"], {"networks": ["foveal"], "output": Path("a"), "film": [3], "average": True})
+        >>> _write_command(["foveal"], {"output": Path("a"), "film": [3], "survey": (), "average": True})
         'galstress study rotation foveal --output a --film 3 --average'
     """
     words = ["galstress", "study", "rotation", *networks]
     for name, value in options.items():
         if name in ("networks", "quiet") or value is None or value is False:
             continue
-        for each in value if isinstance(value, list) else [value]:
+        for each in value if isinstance(value, list | tuple) else [value]:
             words += [f"--{name}"] if each is True else [f"--{name}", str(each)]
     return shlex.join(words)

@@ -17,14 +17,13 @@ from galstress.networks.pixels import PixelNetwork
 __all__ = [
     "SCALES",
     "Grid",
-    "deepest_map",
     "evaluating",
     "hats",
     "is_stamp",
     "lay_fovea",
     "lay_on_views",
     "lay_stamp",
-    "shallowest",
+    "mapping_layers",
 ]
 
 SCALES = (1, 2, 4)
@@ -80,18 +79,13 @@ def _number(value: Any) -> int:  # noqa: ANN401
     return int(value[0] if isinstance(value, tuple) else value)
 
 
-def deepest_map(network: Network) -> nn.Module:
-    """The last layer with a place on the image: the last convolutional stage, before it pools.
+def mapping_layers(network: Network) -> list[nn.Module]:
+    """The layer of each convolutional stage whose maps are looked at, shallowest first: the stage before it pools.
 
     Raises:
         InputError: The network has no convolutional stages.
     """
-    return _before_pooling(_convolutional(network)[-1])
-
-
-def shallowest(network: Network) -> nn.Module:
-    """The first such layer."""
-    return _before_pooling(_convolutional(network)[0])
+    return [_before_pooling(stage) for stage in _convolutional(network)]
 
 
 def _convolutional(network: Network) -> list[nn.Module]:

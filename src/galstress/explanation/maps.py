@@ -27,7 +27,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from galstress.cutouts import Cutouts
-from galstress.explanation.grids import Grid, deepest_map, evaluating, is_stamp, lay_fovea, lay_on_views, lay_stamp
+from galstress.explanation.grids import Grid, evaluating, is_stamp, lay_fovea, lay_on_views, lay_stamp, mapping_layers
 from galstress.explanation.outputs import Question, explained
 from galstress.explanation.record import Explanation
 from galstress.networks import Network
@@ -89,7 +89,7 @@ def _map_all(
     network: Network, cutouts: Cutouts, question: Question, batch_size: int, device: torch.device | str
 ) -> np.ndarray:
     """(N, H, W) maps of unit sum."""
-    layer = deepest_map(network)
+    layer = mapping_layers(network)[-1]
     parts = [np.zeros((0, *cutouts.images.shape[1:]))]
     with evaluating(network, device):
         for batch in cutouts.split(batch_size):

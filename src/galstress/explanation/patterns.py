@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from galstress.networks import Network
 __all__ = ["Patterns", "ascend"]
 
 _START = 0.01
-_RATE = 0.05
+_RATE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +57,7 @@ def ascend(
         layer: As :func:`galstress.explanation.list_layers` names them.
         channels: Filters of the layer, K of them.
         seed: Of the faint noise that the blank image begins with, and of the jitter.
-        steps: Of Adam.
+        steps: Of the ascent.
         contrast: Largest root mean square of a pattern, in the unit of what the network takes; its mean is 0.
         device: Where to compute.
 
@@ -70,9 +69,9 @@ def ascend(
         UnknownNameError: No such layer.
         InputError: A channel that the layer does not have, fewer steps than one, or a contrast of 0.
 
-    The image is made of plane waves whose amplitudes fall as 1/frequency, as those of natural images do, and is shifted
+    The image is made of plane waves, of which the slow ones move first (gradients count as 1/frequency), and is shifted
     by up to a twelfth of its side at each step, around its edges: without both, high frequencies win that no galaxy
-    has. The response is the mean over the filter's map.
+    has. The response is the mean over the filter's map; what is found is a local maximum of it.
 
     Source: Olah, Mordvintsev & Schubert 2017, Distill (10.23915/distill.00007).
 
@@ -90,7 +89,7 @@ def ascend(
     with evaluating(network, device):
         given = network.backbone.inputs(setting.select([0] * len(channels)).to(device))
         shape = given.views.shape
-        start = _START * torch.randn(*shape[:-1], shape[-1] // 2 + 1, 2, generator=generator)
+        start = _START * contrast * torch.randn(*shape[:-1], shape[-1] // 2 + 1, 2, generator=generator)
         spectrum = start.to(given.views).requires_grad_()
 
         def respond(images: Tensor) -> Tensor:
@@ -100,35 +99,46 @@ def ascend(
 
         _climb(spectrum, respond, generator, steps, contrast)
         with torch.no_grad():
-            images = _draw(spectrum, shape[-1], contrast)
+            images = _draw(spectrum, shape[-1])
             answers = [respond(each).double().cpu().numpy() for each in (images, torch.zeros_like(images))]
     return Patterns(layer, tuple(map(int, channels)), images.float().cpu().numpy(), answers[0], answers[1])
 
 
-def _climb(spectrum: Tensor, respond: Any, generator: torch.Generator, steps: int, contrast: float) -> None:  # noqa: ANN401
-    """Change the spectrum, in place, so that the response rises."""
+def _climb(
+    spectrum: Tensor, respond: Callable[[Tensor], Tensor], generator: torch.Generator, steps: int, contrast: float
+) -> None:
+    """Change the spectrum, in place, so that the response rises.
+
+    A step goes along the gradient, as long as a share of the image itself, and then back to the contrast where that is
+    passed: for a linear filter this is the power method. Adam would move every wave alike, however little it matters.
+    """
     side = spectrum.shape[-3]
     reach = side // 12
-    optimizer = torch.optim.Adam([spectrum], lr=_RATE)
-    for _ in range(steps):
+    for step in range(steps):
         shift = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
         with torch.enable_grad():
-            images = torch.roll(_draw(spectrum, side, contrast), shift, (2, 3))
+            images = torch.roll(_draw(spectrum, side), shift, (2, 3))
             (gradient,) = torch.autograd.grad(respond(images).sum(), spectrum)
-        # of every pattern alike, whatever the unit of its filter
-        size = gradient.flatten(1).norm(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
-        spectrum.grad = -gradient / size[:, None, None, None, None]
-        optimizer.step()
+        with torch.no_grad():
+            rate = _RATE * (1 - step / steps)
+            spectrum += (
+                rate * gradient * (_norm(spectrum) / _norm(gradient).clamp_min(torch.finfo(gradient.dtype).tiny))
+            )
+            size = _draw(spectrum, side).flatten(1).square().mean(1).sqrt()
+            spectrum *= (contrast / size.clamp_min(contrast))[:, None, None, None, None]
 
 
-def _draw(spectrum: Tensor, side: int, contrast: float) -> Tensor:
-    """(K, C, V, V) images of (K, C, V, V // 2 + 1, 2) amplitudes; brought down to the contrast where they are above."""
+def _norm(values: Tensor) -> Tensor:
+    """Of each pattern, to divide by."""
+    return values.flatten(1).norm(dim=1)[:, None, None, None, None]
+
+
+def _draw(spectrum: Tensor, side: int) -> Tensor:
+    """(K, C, V, V) images of (K, C, V, V // 2 + 1, 2) amplitudes, those of waves times 1 / sqrt(frequency)."""
     rows, columns = (f.to(spectrum) for f in (torch.fft.fftfreq(side), torch.fft.rfftfreq(side)))
     frequency = torch.sqrt(rows[:, None] ** 2 + columns**2)
-    weight = torch.where(frequency > 0, side / frequency.clamp_min(1 / side), 0.0)
-    images = torch.fft.irfft2(torch.view_as_complex(spectrum * weight[..., None]), s=(side, side))
-    size = images.flatten(1).square().mean(1).sqrt()[:, None, None, None]
-    return images * (contrast / size.clamp_min(contrast))
+    weight = torch.where(frequency > 0, frequency.clamp_min(1 / side).rsqrt(), 0.0)
+    return torch.fft.irfft2(torch.view_as_complex(spectrum * weight[..., None]), s=(side, side), norm="ortho")
 
 
 def _choose(out: Tensor, channels: Sequence[int], layer: str) -> Tensor:

@@ -23,6 +23,7 @@ from galstress.figures.posteriors import (
     limit_curves,
     place_histogram,
 )
+from galstress.figures.rotation import shift_curves
 from galstress.figures.sensitivity import shift_bands, shift_points
 from galstress.figures.stamps import (
     RESIDUAL_LIMIT_SIGMA,
@@ -72,6 +73,7 @@ __all__ = [
     "residual_key",
     "round_length",
     "shift_bands",
+    "shift_curves",
     "shift_points",
     "stamp",
     "step_matrices",

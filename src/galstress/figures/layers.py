@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -97,7 +98,7 @@ def _share_name(of: str) -> str:
     return of if of in ("light", "area") else f"map, {of}"
 
 
-def _draw_points(  # noqa: PLR0913 (one look of one series)
+def _draw_points(
     ax: Axes, names: Sequence[str], rows: Rows, name: str, colour: str, shift: float = 0.0, label: str = "",
     marker: str = "o",
 ) -> None:  # fmt: skip
@@ -159,7 +160,7 @@ def activation_maps(
     with drawing(theme):
         fig = _page(1.9 * len(images), 4.2, theme)
         panels = fig.subplots(2, len(images), squeeze=False)
-        for (above, below), image, weights, title in zip(panels.T, images, maps, titles, strict=True):
+        for (above, below), image, weights in zip(panels.T, images, maps, strict=True):
             stretch = choose_stretch(image, sky_rms)
             above.imshow(stretch(image), cmap="gray_r", vmin=0, vmax=1, **_PIXELS)
             above.set_axis_off()
@@ -180,27 +181,37 @@ def activation_grids(
     Arguments:
         image: (H, W) image units.
         sky_rms: Of the image.
-        activations: (C, h, w) by name; the first 32 maps of each are drawn, each from its least to its largest value.
+        activations: (C, h, w) by name; the first 32 maps of each are drawn, each from its least (blue) to its
+            largest value (yellow).
         theme: Colours.
     """
     with drawing(theme):
-        fig = _page(9.0, 3.4, theme)
-        parts = fig.subfigures(1, 1 + len(activations), width_ratios=[1.0, *[1.45] * len(activations)])
-        ax = parts[0].subplots()
-        ax.imshow(choose_stretch(image, sky_rms)(image), cmap="gray_r", vmin=0, vmax=1, **_PIXELS)
-        ax.set_axis_off()
-        ax.set_title("image")
-        for part, (name, maps) in zip(parts[1:], activations.items(), strict=True):
+        fig = _page(9.0, 3.3, theme)
+        axes = fig.subplots(1, 1 + len(activations), squeeze=False)[0]
+        axes[0].imshow(choose_stretch(image, sky_rms)(image), cmap="gray_r", vmin=0, vmax=1, **_PIXELS)
+        axes[0].set_title("image")
+        for ax, (name, maps) in zip(axes[1:], activations.items(), strict=True):
             shown = maps[:_MOST]
-            columns = math.ceil(math.sqrt(1.3 * len(shown)))
-            panels = part.subplots(-(-len(shown) // columns), columns, squeeze=False)
-            for panel, one in zip(panels.flat, shown, strict=False):
-                panel.imshow(one, cmap="cividis", **_PIXELS)
-            for panel in panels.flat:
-                panel.set_axis_off()
-            more = "" if len(shown) == len(maps) else f", first {len(shown)} of {len(maps)}"
-            part.suptitle(f"{name}{more}", x=0.02, ha="left", size=9, weight="bold", color=theme.ink)
+            colours = matplotlib.colormaps["cividis"].with_extremes(bad=theme.paper)
+            ax.imshow(_tile(shown), cmap=colours, vmin=0, vmax=1, **_PIXELS | {"origin": "upper"})
+            more = f"{len(maps)} maps" if len(shown) == len(maps) else f"{len(shown)} of {len(maps)} maps"
+            ax.set_title(f"{name}: {more}")
+        for ax in axes:
+            ax.set_axis_off()
         return fig
+
+
+def _tile(maps: np.ndarray) -> np.ndarray:
+    """(C, h, w) maps side by side as one image, first row on top, each from 0 to 1, with NaN between them."""
+    columns = math.ceil(math.sqrt(len(maps)))
+    height, width = (side + max(1, side // 12) for side in maps.shape[1:])
+    tiled = np.full((-(-len(maps) // columns) * height, columns * width), np.nan)
+    for place, one in enumerate(maps):
+        row, column = divmod(place, columns)
+        low, high = float(one.min()), float(one.max())
+        shade = (one[::-1] - low) / max(high - low, 1e-12)
+        tiled[row * height : row * height + one.shape[0], column * width : column * width + one.shape[1]] = shade
+    return tiled
 
 
 def filter_patterns(patterns: Mapping[str, np.ndarray], *, note: str = "", theme: Theme = LIGHT) -> Figure:
@@ -213,7 +224,8 @@ def filter_patterns(patterns: Mapping[str, np.ndarray], *, note: str = "", theme
     """
     with drawing(theme):
         count = max(len(each) for each in patterns.values())
-        fig = _page(1.12 * len(patterns) + 0.2, 1.12 * count + 0.7, theme)
+        fig = _page(1.12 * len(patterns) + 0.2, 1.12 * count + 0.5, theme)
+        fig.set_layout_engine("constrained", h_pad=0.02, w_pad=0.02, hspace=0.0, wspace=0.0)
         panels = fig.subplots(count, len(patterns), squeeze=False)
         for ax in panels.flat:
             ax.set_axis_off()
@@ -221,7 +233,9 @@ def filter_patterns(patterns: Mapping[str, np.ndarray], *, note: str = "", theme
             column[0].set_title(stage, size=9)
             for ax, image in zip(column, images, strict=False):
                 shade = _shade(image)
-                ax.imshow(shade[0] if len(shade) != 3 else shade.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1, **_PIXELS)
+                ax.imshow(
+                    shade[0] if len(shade) != 3 else shade.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=1, **_PIXELS
+                )
         if note:
             fig.supxlabel(_wrapped(note, 14 * len(patterns) + 14), x=0.01, ha="left", size=8, color=theme.muted)
         return fig

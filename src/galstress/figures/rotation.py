@@ -24,7 +24,7 @@ _PANELS: Mapping[str, str] = {
     "p_bulge": "p(bulge)",
 }
 _LIMITS = (1, 3, 5)
-_TICKS = (0.01, 0.1, 1, 10, 100)
+_TICKS = (0.1, 1, 10, 100)
 _RANGE = (0.01, 100.0)
 _DASHES: Mapping[bool, object] = {False: "-", True: (0, (3, 1.5))}
 

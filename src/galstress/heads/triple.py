@@ -229,7 +229,7 @@ def _mode(draws: np.ndarray, edges: tuple[float, float] | None) -> float:
         if np.mean(values == edge) > 0.1:
             return edge
     width = values.std() * len(values) ** -0.2
-    if not width > 0:
+    if not width > 1e-9 * np.abs(values).max():  # all the same, to rounding
         return float(values[0])
     # binned first: a thousand draws on a grid of half a thousand would be most of the work
     low, high = values.min() - 3 * width, values.max() + 3 * width

@@ -151,10 +151,9 @@ class Foveal(nn.Module):
         return _look(torch.cat([field for field, _ in seen]) / rms[:, None, None], told, rms, centre.mT, 0)
 
 
-def measure_aperture(cutouts: Cutouts) -> tuple[Tensor, Tensor]:
-    """Flux in units of the sky's rms, and size in pixels, (N,), under a Gaussian weight that follows the galaxy."""
-    field, _ = _field(fill_masked(cutouts.images, cutouts.mask) / _rms(cutouts)[:, None, None])
-    _, flux, size = _measure(field)
+def measure_aperture(stamps: Tensor) -> tuple[Tensor, Tensor]:
+    """Flux and size in pixels, (N,), of stamps (N, H, W) in units of the sky's rms, under a Gaussian weight."""
+    _, flux, size = _measure(_field(stamps)[0])
     return flux, size
 
 

@@ -8,7 +8,6 @@ rate of the dropout) comes from the published settings or from the caller.
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,9 +144,7 @@ def import_gampen(
     fitting = [side for side in range(57, 1200) if localized_side(side) == left]
     stamp_px = stamp_px or next((side for side in _GAMPEN if side in fitting), None)
     if stamp_px not in fitting:
-        raise InputError(
-            f"{path} for stamps of {stamp_px or 'unknown'} pixels", f"one of {fitting}", "give stamp_px"
-        )
+        raise InputError(f"{path} for stamps of {stamp_px or 'unknown'} pixels", f"one of {fitting}", "give stamp_px")
     if dropout is None and stamp_px not in _GAMPEN:
         raise InputError("no rate of the dropout", "a number: only those of 239, 143, 96 px are known", "give dropout")
     settings = {
@@ -252,12 +249,13 @@ def _read_torch(path: Path) -> list[Pair]:
         raise InputError(f"{path} (no such file)", "PyTorch weights (.pt)", "check the path")
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{path}, which runs code when read", "weights alone", "save model.state_dict() where you trust it"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} ({str(error)[:120]})", "PyTorch weights (.pt)", "download it again") from None
+    except Exception as error:  # noqa: BLE001 (whatever a file of any kind makes the reader stumble over)
+        if "weights_only" in str(error):
+            raise InputError(
+                f"{path}, which runs code when read", "weights alone", "save model.state_dict() where you trust it"
+            ) from None
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise InputError(f"{path} ({reason})", "PyTorch weights (.pt)", "download it again") from None
     while isinstance(state, Mapping) and not any(isinstance(each, Tensor) for each in state.values()):
         state = next((each for each in state.values() if isinstance(each, Mapping)), None)
     tensors = [each for each in (state or {}).values() if isinstance(each, Tensor)] if state else []

@@ -74,8 +74,9 @@ class PixelNetwork(nn.Module):
         one = torch.ones_like(rms)
         if self.pixels == "raw":
             return PixelInputs(self.show(stamps * own, None), Reference(one / (own * rms), one, centre, rms))
-        flux, size = measure_aperture(cutouts) if self.MEASURES else (one, one)
         stamps = stamps / rms[:, None, None]
+        # on what the network sees: a wider aperture would mean something else for stamps that are wider
+        flux, size = measure_aperture(stamps) if self.MEASURES else (one, one)
         return PixelInputs(self.show(stamps, size**2 / flux), Reference(flux, size, centre, rms))
 
     def inputs_of(self, batches: Sequence[Cutouts]) -> PixelInputs:

@@ -24,6 +24,7 @@ __all__ = [
     "StudyRecord",
     "Table",
     "read_records",
+    "read_film",
     "read_study",
 ]
 
@@ -174,7 +175,7 @@ def read_records(folder: str | Path, studies: Sequence[str | Path] = ()) -> Reco
         accuracy=_read_table(folder / "accuracy.parquet"),
         coverage=_read_table(folder / "coverage.parquet"),
         domain=_read_table(folder / "domain.parquet"),
-        films=tuple(_read_film(path) for path in films if path.with_suffix(".safetensors").exists()),
+        films=tuple(read_film(path) for path in films if path.with_suffix(".safetensors").exists()),
         training=_read_json(folder / "training.json"),
         posteriors=tuple(_read_posteriors(path.parent) for path in sorted(folder.glob("posteriors/*/about.json"))),
         studies=tuple(
@@ -226,7 +227,7 @@ def _read_set(folder: Path) -> GalaxySet:
     )
 
 
-def _read_film(path: Path) -> FilmRecord:
+def read_film(path: Path) -> FilmRecord:
     """A film's two files, named without their endings."""
     return FilmRecord(_read_json(path.with_suffix(".json")) or {}, _read_arrays(path.with_suffix(".safetensors"))[0])
 

@@ -20,7 +20,7 @@ from galstress.report.quantities import HEADLINE_OUTPUTS, describe_output, headl
 from galstress.report.records import FilmRecord, Table
 from galstress.report.section import DataTable, Film, Group, Section, absent
 
-__all__ = ["report_changes", "report_depth", "report_film", "report_rotation", "summarise_rotation"]
+__all__ = ["make_strip", "report_changes", "report_depth", "report_film", "report_rotation", "summarise_rotation"]
 
 _KINDS = {
     "quarter-turns": (
@@ -217,7 +217,7 @@ def report_film(films: Sequence[FilmRecord]) -> Section:
 
 def _draw_film(film: FilmRecord) -> Film:
     """A record as H.264 and a still."""
-    strip = _make_strip(film)
+    strip = make_strip(film)
     sky_rms = float(film.about.get("sky_rms") or np.nanstd(strip.image))
     stretch = choose_stretch(strip.image[0], sky_rms)
     with tempfile.TemporaryDirectory() as folder:
@@ -293,7 +293,7 @@ def _draw_rotation(kind: str, output: str, shifts: _Shifts) -> Picture:
     return draw_both(lambda theme: shift_bands(shifts.amount, values, labels, note=note, theme=theme), alt)
 
 
-def _make_strip(film: FilmRecord) -> FilmStrip:
+def make_strip(film: FilmRecord) -> FilmStrip:
     """The film's record in the units of the page: per cent never, microjansky where nanojansky are many."""
     about, arrays = film.about, film.arrays
     outputs: Sequence[str] = about.get("outputs") or ()

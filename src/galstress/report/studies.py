@@ -18,6 +18,7 @@ _TITLES = MappingProxyType(
         "labels": "How many labels does simulation save?",
         "transport": "Trained on one survey, used on another",
         "invariance": "What makes a network blind to rotation?",
+        "rotation": "How far do answers move when galaxies turn?",
     }
 )
 _WORDS = MappingProxyType({"bulge_to_total": "B/T", "ln_radius": "ln of the radius", "ln_flux": "ln of the flux"})

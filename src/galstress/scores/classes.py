@@ -73,7 +73,7 @@ def call_classes(probabilities: ArrayLike, *, disk: float = 0.0, bulge: float = 
         [0, 1, 2]
     """
     probabilities = _checked(probabilities)
-    known = np.isfinite(probabilities).all(1)
+    known = np.asarray(np.isfinite(probabilities).all(1))
     largest = np.where(known[:, None], probabilities, 0.0).argmax(1)
     called = np.full(len(probabilities), _INDETERMINATE)
     for place, least in ((_DISK, disk), (_BULGE, bulge)):

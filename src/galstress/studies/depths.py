@@ -158,8 +158,8 @@ def judge_probes(found: Mapping[str, Array], stages: Sequence[str], *, seed: int
 
 
 def _auc(said: Array, true: Array) -> Array:
-    """Area under the curve of a yes or no that is a number."""
-    return measure_auc(said, true > 0.5)
+    """Area under the curve of a yes or no that is a number; 1/2 of a resampling that holds one of the two only."""
+    return np.nan_to_num(measure_auc(said, true > 0.5), nan=0.5)
 
 
 def _mean(values: Array) -> Array:

@@ -1,7 +1,8 @@
-"""Films: a galaxy turns, and its posterior is measured at every angle."""
+"""Films: a galaxy turns, and what a network says of it is measured at every angle."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError
+from galstress.heads import CLASSES, TRIPLE, Classes, Said, classify
 from galstress.networks import Network
 from galstress.perturbations import PERTURBATIONS
 from galstress.prediction import predict
@@ -18,8 +20,6 @@ from galstress.simulation import simulate
 from galstress.studies.records import FILM_QUANTILES, record_film
 
 __all__ = ["choose_star", "film"]
-
-_OUTPUTS = ("bulge_to_total", "half_light_radius_arcsec", "flux_njy")
 
 
 def choose_star(survey: str, population: str, seed: int) -> Cutouts:
@@ -58,6 +58,8 @@ def film(
 ) -> None:
     """Turn one galaxy through a circle, measure it at every angle, and write the film's record.
 
+    It shows B/T, radius and flux of a posterior, or the probabilities of a classifier, which have no band.
+
     Arguments:
         network: Measures, averaged over the eight turns and mirrors.
         one: One galaxy.
@@ -71,21 +73,40 @@ def film(
     angles = np.arange(frames) * 360.0 / frames
     turned = [PERTURBATIONS[kind](one, float(angle)) for angle in angles]
     prediction = predict(network, Cutouts.concatenate(turned), average=True, device=device)
-    columns = [prediction.names.index(output) for output in _OUTPUTS]
-    quantiles = prediction.quantile(FILM_QUANTILES)[:, :, columns]
+    outputs, quantiles = _read_bands(prediction)
     images = torch.cat([each.images for each in turned]).cpu().numpy()
-    radius_px = float(np.nanmedian(quantiles[2, :, 1])) / one.survey.pixel_scale_arcsec
-    truth = None if one.truth is None else truth_values(one.truth, _OUTPUTS)[0].tolist()
+    truth = None if one.truth is None else _read_truth(one, outputs)
+    if outputs == TRIPLE:
+        radius_px = float(np.nanmedian(quantiles[2, :, 1])) / one.survey.pixel_scale_arcsec
+    else:
+        radius_px = math.nan if one.truth is None else float(truth_values(one.truth, TRIPLE)[0, 1])
+        radius_px /= one.survey.pixel_scale_arcsec
     about: dict[str, Any] = {
         "title": f"{title}; answers averaged over eight turns and mirrors",
         "object_id": str(one.object_id[0]),
-        "outputs": list(_OUTPUTS),
+        "outputs": list(outputs),
         "pixel_scale_arcsec": one.survey.pixel_scale_arcsec,
         "sky_rms": float(one.sky_rms[0]),
-        "truth": None if truth is None else dict(zip(_OUTPUTS, truth, strict=True)),
+        "truth": None if truth is None else dict(zip(outputs, truth, strict=True)),
         "fps": 12,
     }
     record_film(folder, name, (_middle(images, radius_px), angles, quantiles), about)
+
+
+def _read_bands(said: Said) -> tuple[tuple[str, ...], np.ndarray]:
+    """Outputs, and (5, T, 3) quantiles of each at every angle; a probability is all five of its own."""
+    if isinstance(said, Classes):
+        return CLASSES, np.repeat(said.probabilities[None], len(FILM_QUANTILES), 0)
+    return TRIPLE, said.quantile(FILM_QUANTILES)[:, :, [said.names.index(output) for output in TRIPLE]]
+
+
+def _read_truth(one: Cutouts, outputs: tuple[str, ...]) -> list[float]:
+    """True values of the outputs of one galaxy; of classes 1 for the true one."""
+    values = truth_values(one.truth, TRIPLE)[0]
+    if outputs == TRIPLE:
+        return [float(value) for value in values]
+    true = int(classify(torch.tensor(values[:1]))[0])
+    return [float(place == true) if true >= 0 else math.nan for place in range(len(CLASSES))]
 
 
 def _middle(images: np.ndarray, radius_px: float) -> np.ndarray:

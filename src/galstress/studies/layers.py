@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from galstress.errors import InputError
-from galstress.explanation import ascend, explain, pool_activations, record_activations
+from galstress.explanation import ascend, explain, list_layers, pool_activations, record_activations
+from galstress.explanation.grids import mapping_layers
 from galstress.heads import ClassHead
 from galstress.networks import Network
 from galstress.population import load_population
@@ -43,7 +44,7 @@ class LayersStudy:
     summary: Mapping[str, Any]
     """As ``summary.json`` has it."""
     pictures: Mapping[str, np.ndarray]
-    """``image`` (4, H, W), ``maps`` (4, H, W), ``sky_rms`` (1,), ``activations <stage>`` (C, h, w) of the first image,
+    """``image`` (4, H, W), ``maps`` (4, H, W), ``sky_rms`` (1,), ``activations <layer>`` (C, h, w) of the first image,
     ``patterns <stage>`` (K, C, V, V)."""
 
     @property
@@ -140,7 +141,8 @@ def study_layers(  # noqa: PLR0913 (what is looked at, how much of it, and the p
         "intervals": f"{LEVEL:.0%} bootstrap over galaxies",
         "segment": f"light without noise above {SEGMENT_SIGMA} rms of the sky",
         "patterns": {"filters": filters, "steps": steps, "contrast": run.contrast},
-        "thaw_curve": "not part of this study: see galstress study labels with --policies head,last:1,...,all",
+        "thaw_curve": "not measured here; galstress study labels --policies head,last:1,last:2,all gives it for those "
+        "with a posterior",
         "sentence": say_all(tables, f"simulated {place.name}", is_class=is_class), **tables,
         "versions": list_versions(),
     }  # fmt: skip
@@ -165,7 +167,7 @@ class _Run:
     def go(self, population: str, progress: bool) -> None:
         """Do what earlier runs left."""
         looking = self.looking
-        weights = [float(p.double().abs().sum()) for p in looking.network.parameters()]
+        weights = [float(p.detach().double().abs().sum()) for p in looking.network.parameters()]
         mark = digest(looking.survey.to_record(), population, looking.stamp_px, looking.seed, weights)
         jobs = [
             self._job(f"block-{k}", mark, functools.partial(looking.measure, k, _BLOCK), 4) for k in range(self.blocks)
@@ -204,14 +206,16 @@ class _Run:
         beside[spirals] = -1
         others = beside.argsort(descending=True)[: _PICTURES - len(spirals)]
         parts = (alone.select(spirals.tolist()), cutouts.select(others.tolist()))
-        maps = [explain(network, part, seed=looking.seed, device=looking.device).maps for part in parts]
+        seen = [explain(network, part, seed=looking.seed, device=looking.device).maps for part in parts]
         found = {
             "image": np.concatenate([part.images.numpy() for part in parts]),
-            "maps": np.concatenate(maps), "sky_rms": cutouts.sky_rms[:1].numpy(),
+            "maps": np.concatenate(seen), "sky_rms": cutouts.sky_rms[:1].numpy(),
         }  # fmt: skip
         one = parts[0].select([0])
-        for stage in _mapped_stages(network, one)[:2]:
-            found[f"activations {stage}"] = record_activations(network, one, stage, device=looking.device)[0]
+        names = {layer: name for name, layer in list_layers(network).items()}
+        for layer in mapping_layers(network)[:2]:
+            maps = record_activations(network, one, names[layer], device=looking.device)[0]
+            found[f"activations {names[layer]}"] = maps[np.argsort(-maps.std((1, 2)), kind="stable")]
         views = network.backbone.inputs(alone.to(network.parameters()[0].device)).views
         return found | {"contrast": np.asarray(float(views.double().std()))}
 
@@ -244,8 +248,3 @@ class _Run:
         for stage in self.looking.network.backbone.stages:
             found[f"patterns {stage}"] = load_file(self.cells / f"patterns-{stage}.safetensors")["images"]
         return found
-
-
-def _mapped_stages(network: Network, one: Any) -> list[str]:  # noqa: ANN401
-    """Stages whose output has a place on the image."""
-    return [s for s in network.backbone.stages if record_activations(network, one, s).shape[-1] > 1]

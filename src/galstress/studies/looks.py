@@ -15,7 +15,16 @@ from torch import Tensor
 from galstress.cutouts import Cutouts
 from galstress.explanation import explain, pool_activations, with_random_weights
 from galstress.explanation.activations import listening
-from galstress.explanation.grids import SCALES, Grid, evaluating, hats, is_stamp, lay_on_views, lay_stamp, shallowest
+from galstress.explanation.grids import (
+    SCALES,
+    Grid,
+    evaluating,
+    hats,
+    is_stamp,
+    lay_on_views,
+    lay_stamp,
+    mapping_layers,
+)
 from galstress.galaxy import Galaxies, half_light_radius, whole_ellipticity
 from galstress.heads import Classes
 from galstress.networks import Network
@@ -117,7 +126,7 @@ class Looking:
 
     def separate(self, network: Network, cutouts: Cutouts, light: Tensor) -> dict[str, Array]:
         """How well each map of the first layer tells the galaxy from the background: (N, C, S), S views."""
-        layer = shallowest(network)
+        layer = mapping_layers(network)[0]
         with torch.no_grad(), evaluating(network, self.device):
             inputs = network.backbone.inputs(cutouts.to(self.device))
             grid = Grid.trace(network, inputs, layer)
@@ -128,7 +137,7 @@ class Looking:
 
     def compare(self, cutouts: Cutouts, light: Tensor) -> dict[str, Array]:
         """The same of the image itself, as it is and with the resolution of the first layer's maps: (N, 2, S)."""
-        network, layer = self.network, shallowest(self.network)
+        network, layer = self.network, mapping_layers(self.network)[0]
         with torch.no_grad(), evaluating(network, "cpu"):
             inputs = network.backbone.inputs(cutouts)
             grid = Grid.trace(network, inputs, layer)

@@ -10,6 +10,8 @@ from galstress.studies.depths import PROBES
 __all__ = ["say_all"]
 
 Rows = Sequence[Mapping[str, Any]]
+_LEAST = 0.05
+"""R^2, or area above 1/2, below which nothing is read."""
 _NEAR = 0.9
 """A stage reads a quantity as well as any where it reaches so much of the best stage's R^2, or area above 1/2."""
 
@@ -72,6 +74,9 @@ def _say_depth(rows: Rows) -> str:
         of = [row for row in rows if row["target"] == target]
         floor = 0.5 if of[0]["measure"] == "auc" else 0.0
         best = max(row["own"] for row in of)
+        if best - floor < _LEAST:
+            parts.append(f"{words} nowhere (at most {best:.2f})")
+            continue
         first = next(row for row in of if row["own"] - floor >= _NEAR * (best - floor))
         kind = "area" if of[0]["measure"] == "auc" else "R²"
         parts.append(f"{words} from {first['stage']} on ({kind} {_range(first, 'own', 2)}, of {len(of)} stages)")
@@ -85,7 +90,7 @@ def _find(rows: Rows, **what: str) -> Mapping[str, Any]:
 
 def _range(row: Mapping[str, Any], name: str, digits: int, *, sign: bool = False) -> str:
     """A number and its interval."""
-    if row[name] is None:
+    if any(row[f"{name}{end}"] is None for end in ("", "_low", "_high")):
         return "an unknown amount"
     kind = f"{'+' if sign else ''}.{digits}f"
     value, low, high = (format(row[f"{name}{end}"], kind) for end in ("", "_low", "_high"))

@@ -80,7 +80,7 @@ class Field:
         Raises:
             InputError: The survey sees hardly any galaxy of a population.
         """
-        parts = []
+        parts: list[Cutouts] = []
         for place, (population, number) in enumerate(self._numbers().items()):
             parts += self._draw(population, number, mix_seed(_FAR + self.seed, block, place))
         clean = Cutouts.concatenate(parts)
@@ -244,8 +244,8 @@ def measure_block(
         said, values = ask(network, turned, average, device)
         answers[kind].append(values)
     record: dict[str, Any] = {"answer": said, "snr": _list(np.asarray(clean.truth["snr"], float)), "kinds": {}}
-    for kind, values in answers.items():
-        stacked = np.stack(values)
+    for kind, of_kind in answers.items():
+        stacked = np.stack(of_kind)
         moved = measure_shifts(said, stacked)
         record["kinds"][kind] = {"shifts": {q: {p: _list(a) for p, a in each.items()} for q, each in moved.items()}}
         if said == "classes":

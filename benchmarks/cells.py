@@ -1,0 +1,292 @@
+"""Fine-tunes a cell (GaMorNet or GaMPEN on SDSS, HSC or HST) on the realistic domain, and measures before and after.
+
+    python benchmarks/cells.py finetune gamornet-sdss gamornet-sdss.safetensors -o tuned
+
+Needs the real images (``GALSTRESS_DATA``). SDSS and HSC: real Hubble galaxies re-observed in the survey's real sky
+(``sdss-r``, ``hsc-wide-i``), whose labels are B/T (published or fitted), half-light radius and flux. HST: those of
+``hst-candels-bd201`` (F814W) with consistent published fits. Some of the galaxies give labels, errors are measured on
+the others: no galaxy is in both. Simulated galaxies of the cell's recipe, part of them with arms, bars, rings, clumps
+or dust, are mixed in, four a real one, so that what was learned on simulations stays. Written are ``CELL.safetensors``
+and ``CELL.json``: errors of posterior medians with 68 % intervals (or log-loss and share of right classes), beside
+guessing the median (or the classes' shares) of the labels, on real and on fresh simulated galaxies, and which network
+should ship. Interrupted, the same command goes on: cutouts and checkpoints are kept in the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from astropy.table import QTable, vstack
+
+import galstress
+from galstress import datasets
+from galstress.cutouts import Cutouts
+from galstress.finetuning import Tuning, finetune
+from galstress.heads import CLASSES, ClassHead, classify
+from galstress.networks import Network
+from galstress.prediction import predict
+from galstress.realism import load_templates, observe_halves
+from galstress.recipes import Recipe, load_recipe
+from galstress.simulation import simulate
+from galstress.studies.records import write_json
+from galstress.survey import Survey
+from real import filled, labels_of
+
+SEED = 950_000
+DOMAINS = {"sdss": "sdss-r", "hsc": "hsc-wide-i", "hst": "hst-candels-f814w"}
+"""Survey of the realistic domain, by the second word of a cell's name."""
+LABELS = ("bulge_to_total", "half_light_radius_arcsec", "flux_njy")
+WORDS = ("B/T", "ln radius", "ln flux")
+WIDER = 1.5
+"""Side of the stamps in units of what the network sees: room for turns by any angle."""
+POOL, TEST, MIXED, FRESH = 120, 200, 4, 600
+_COUNT = 1000
+_log = logging.getLogger("cells")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Galaxies with labels."""
+
+    cutouts: Cutouts
+    labels: QTable
+    """:data:`LABELS`, NaN where unknown."""
+    groups: list[str]
+    """The galaxy behind each image."""
+
+
+def observe(cell: str, stamp_px: int, folder: Path) -> tuple[Sample, Sample]:
+    """Real galaxies in two halves that share none: to learn from, and to measure on."""
+    survey = DOMAINS[cell.partition("-")[2]]
+    if survey.startswith("hst"):
+        return observe_hubble(stamp_px)
+    halves = [folder / f"{survey}-{stamp_px}px-{half}.fits" for half in ("pool", "test")]
+    if not all(path.exists() for path in halves):
+        target = dataclasses.replace(Survey.load(survey), stamp_px=stamp_px)
+        domain = observe_halves(load_templates(), target, pool=POOL, test=TEST, snr=(30.0, 200.0), seed=SEED)
+        for half, path in zip((domain.pool, domain.test), halves, strict=True):
+            half.write(path)
+    samples = [Cutouts.read(path) for path in halves]
+    pool, test = (Sample(c, cut_labels(c.truth), [str(name) for name in c.catalogue["group"]]) for c in samples)
+    return pool, test
+
+
+def observe_hubble(stamp_px: int) -> tuple[Sample, Sample]:
+    """The same of Hubble's own images of the galaxies whose published B/T agrees with itself."""
+    cutouts = datasets.load("hst-candels-bd201", band="F814W", stamp_px=stamp_px)
+    cutouts = cutouts.select(np.flatnonzero(filled(cutouts.catalogue["lit_bt_consistent"]) == 1))
+    published = labels_of(cutouts)
+    flux = 10 ** (-0.4 * (np.asarray(published["mag_ab"], float) - 31.4))
+    labels = QTable({"bulge_to_total": published["bulge_to_total"], "flux_njy": flux})
+    labels["half_light_radius_arcsec"] = published["half_light_radius_arcsec"]
+    order = np.random.default_rng(SEED).permutation(len(cutouts))
+    halves = [np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])]
+    pool, test = (
+        Sample(cutouts.select(rows), labels[rows][list(LABELS)], [str(name) for name in cutouts.object_id[rows]])
+        for rows in halves
+    )
+    return pool, test
+
+
+def draw(recipe: Recipe, survey: str, count: int, stamp_px: int, seed: int) -> Sample:
+    """Simulated galaxies in the recipe's shares of populations, a quarter of them with structure."""
+    shares = recipe.surveys[survey]
+    parts = []
+    for place, (population, share) in enumerate(shares.items()):
+        number = max(1, round(count * share))
+        parts.append(
+            simulate(
+                recipe.see(survey),
+                number,
+                seed + place,
+                population,
+                stamp_px=stamp_px,
+                structured=recipe.structured_share,
+            )
+        )
+    labels = vstack([cut_labels(part.truth) for part in parts])
+    # a network must not be asked what the recipe never showed it
+    snr = np.concatenate([np.asarray(part.truth["snr"], float) for part in parts if part.truth is not None])
+    keep = np.flatnonzero(snr > max(recipe.faintest_snr, 6.0))
+    whole = Cutouts.concatenate([dataclasses.replace(part, truth=None, neighbours=None) for part in parts])
+    return Sample(whole.select(keep), labels[keep], [f"simulated-{seed}-{row}" for row in keep])
+
+
+def cut_labels(truth: QTable | None) -> QTable:
+    """:data:`LABELS` of a truth table, as plain numbers."""
+    assert truth is not None
+    return QTable({name: np.array(getattr(truth[name], "value", truth[name]), float) for name in LABELS})
+
+
+def mix(real: Sample, simulated: Sample) -> Sample:
+    """Both as one, without what only one of them has; neither network looks at the PSF, so all get the first one's."""
+    first, columns = real.cutouts, ["object_id", "ra", "dec", "redshift", "flags"]
+    parts = []
+    for sample in (real, simulated):
+        cutouts = sample.cutouts
+        parts.append(
+            dataclasses.replace(
+                cutouts, truth=None, neighbours=None, wcs=None, survey=first.survey,
+                catalogue=cutouts.catalogue[columns], psf=first.psf[:1].expand(len(cutouts), -1, -1),
+                psf_oversampling=first.psf_oversampling,
+            )
+        )  # fmt: skip
+    return Sample(Cutouts.concatenate(parts), vstack([real.labels, simulated.labels]), real.groups + simulated.groups)
+
+
+def measure(network: Network, sample: Sample) -> np.ndarray:
+    """(N, Q) losses: -ln p of the true class and whether it was called; or errors of the medians and their pulls."""
+    said = predict(network, sample.cutouts, batch_size=64)
+    true = np.stack([np.asarray(sample.labels[name], float) for name in LABELS], -1)
+    if isinstance(network.head, ClassHead):
+        place = classify(torch.as_tensor(true[:, 0])).numpy()
+        shares = said.probabilities
+        loss = -np.log(np.take_along_axis(shares, place.clip(0)[:, None], 1)[:, 0].clip(1e-6))
+        right = (np.nan_to_num(shares, nan=-1).argmax(1) == place).astype(float)
+        rows = np.stack([loss, right], -1)
+        rows[(place < 0) | ~np.isfinite(loss)] = np.nan
+        return rows
+    low, middle, high = said.quantile([0.16, 0.5, 0.84])
+    inside = np.where(np.isfinite(true), (true >= low) & (true <= high), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = np.stack([middle[:, 0] - true[:, 0], *np.log(middle[:, 1:] / true[:, 1:]).T], -1)
+    return np.concatenate([errors, inside], 1)
+
+
+def guess(network: Network, sample: Sample, pool: Sample) -> np.ndarray:
+    """(N, Q) the same of who always answers the pool's classes' shares, or its medians."""
+    own, other = (np.stack([np.asarray(s.labels[n], float) for n in LABELS], -1) for s in (sample, pool))
+    if isinstance(network.head, ClassHead):
+        counts = np.array([(classify(torch.as_tensor(other[:, 0])).numpy() == c).sum() for c in range(len(CLASSES))])
+        place = classify(torch.as_tensor(own[:, 0])).numpy()
+        rows = np.stack([-np.log((counts[place.clip(0)] + 1) / (counts.sum() + 3)), place == counts.argmax()], -1)
+        rows[place < 0] = np.nan
+        return rows
+    middle = np.nanmedian(other, 0)
+    return np.concatenate([middle[:1] - own[:, :1], np.log(middle[1:] / own[:, 1:]), np.full_like(own, np.nan)], 1)
+
+
+def statistics(is_class: bool) -> dict[str, Callable[[np.ndarray], float]]:
+    """What is told of the rows of :func:`measure`."""
+
+    def spread(place: int) -> Callable[[np.ndarray], float]:
+        return lambda rows: float(np.nanquantile(np.abs(rows[:, place]), 0.6827))
+
+    def mean(place: int) -> Callable[[np.ndarray], float]:
+        return lambda rows: float(np.nanmean(rows[:, place]))
+
+    if is_class:
+        return {"log_loss": mean(0), "right": mean(1)}
+    found = {f"error_68 {word}": spread(place) for place, word in enumerate(WORDS)}
+    return found | {f"within_68 {word}": mean(3 + place) for place, word in enumerate(WORDS)}
+
+
+def judge(rows: dict[str, np.ndarray], groups: list[str], is_class: bool) -> dict[str, Any]:
+    """Each statistic of each method with its 68 % interval over galaxies, and after less before, paired, with 95 %."""
+    names, member = np.unique(groups, return_inverse=True)
+    members = [np.flatnonzero(member == place) for place in range(len(names))]
+    drawn = np.random.default_rng(SEED).integers(0, len(names), (_COUNT, len(names)))
+    resampled = [np.concatenate([members[place] for place in each]) for each in drawn]
+    found: dict[str, Any] = {"images": len(groups), "galaxies": len(names)}
+    values: dict[tuple[str, str], np.ndarray] = {}
+    for method, each in rows.items():
+        if not np.isfinite(each).any():
+            continue
+        found[method] = {}
+        for name, statistic in statistics(is_class).items():
+            if method == "guess" and name.startswith("within"):
+                continue
+            values[method, name] = np.array([statistic(each), *(statistic(each[r]) for r in resampled)])
+            found[method][name] = interval(values[method, name], 0.68)
+    main = ["log_loss"] if is_class else [f"error_68 {word}" for word in WORDS]
+    ratio = np.mean([np.log(values["after", n] / values["before", n]) for n in main], 0)
+    change = {n: interval(values["after", n] - values["before", n], 0.95) for n in main}
+    return found | {"difference": change, "mean_ln_ratio": interval(ratio, 0.95)}
+
+
+def interval(values: np.ndarray, level: float) -> list[float]:
+    """Value, low and high end."""
+    low, high = np.nanquantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
+    return [round(float(each), 4) for each in (values[0], low, high)]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fine-tune, measure, write."""
+    cell, folder = options.cell, options.out
+    folder.mkdir(parents=True, exist_ok=True)
+    network = Network.load(options.weights)
+    recipe = load_recipe(f"{cell}-improved")
+    wide = 2 * round(WIDER * network.backbone.stamp_px / 2) + network.backbone.stamp_px % 2
+    survey = DOMAINS[cell.partition("-")[2]]
+    pool, test = observe(cell, wide, folder)
+    beside = draw(recipe, survey, MIXED * len(pool.cutouts), wide, SEED + 1)
+    fresh = draw(recipe, survey, FRESH, wide, SEED + 20)
+    mixed = mix(pool, beside)
+    _log.info("%d real and %d simulated to learn, %d real to test", len(pool.groups), len(beside.groups),
+              len(test.groups))  # fmt: skip
+    rng = np.random.default_rng(SEED)
+    kept = rng.permutation(np.unique(pool.groups))[: max(4, len(set(pool.groups)) // 4)]
+    validation = np.flatnonzero(np.isin(mixed.groups, kept))
+    # as many simulated ones: the weights kept are those that are good at both
+    validation = np.append(validation, len(pool.groups) + np.arange(len(validation)))
+    tuning = Tuning(options.steps, options.rate, validation, batch=options.batch, check_every=20, patience=6,
+                    side_px=network.backbone.stamp_px)  # fmt: skip
+    tuned = finetune(
+        network, mixed.cutouts, mixed.labels, policy=options.policy, tuning=tuning, groups=mixed.groups, seed=1,
+        checkpoint=folder / f"{cell}-{options.policy.replace(':', '-')}.checkpoint.safetensors",
+        progress=options.progress,
+    )  # fmt: skip
+    record: dict[str, Any] = {
+        "cell": cell, "version": galstress.__version__, "seed": SEED, "network": network.metadata.get("name", ""),
+        "command": f"python benchmarks/cells.py finetune {cell} {Path(options.weights).name} --policy {options.policy} "
+        f"--steps {options.steps} --rate {options.rate:g} --batch {options.batch}",
+        "survey": survey, "stamp_px": wide, "side_px": network.backbone.stamp_px, "snr_wanted": [30, 200],
+        "learned_real": len(pool.groups), "learned_simulated": len(beside.groups), "best_step": tuned.best_step,
+        "steps_done": tuned.manifest["steps_done"], "augmentation": tuned.manifest["augmentation"],
+        "intervals": "68 % of statistics, 95 % of differences and ln ratios; bootstrap over galaxies",
+    }  # fmt: skip
+    for name, sample in (("real", test), ("simulated", fresh)):
+        rows = {"before": measure(network, sample), "after": measure(tuned.network, sample)}
+        rows["guess"] = guess(network, sample, pool if name == "real" else beside)
+        record[name] = judge(rows, sample.groups, isinstance(network.head, ClassHead))
+        _log.info("%s: %s", name, record[name])
+    tuned.network.with_metadata(name=cell).save(folder / f"{cell}.safetensors")
+    write_json(folder / f"{cell}.json", record | choose(record))
+    _log.info(choose(record)["sentence"])
+
+
+def choose(record: dict[str, Any]) -> dict[str, str]:
+    """Which network should ship: fine-tuned only if it is better on real galaxies, and not worse on simulated."""
+    real, simulated = (record[name]["mean_ln_ratio"] for name in ("real", "simulated"))
+    ship = "after" if real[2] < 0 and simulated[1] <= 0 else "before"
+    helps = "helps" if real[2] < 0 else "harms" if real[1] > 0 else "neither helps nor harms for sure"
+    costs = "costs" if simulated[1] > 0 else "gains" if simulated[2] < 0 else "changes nothing for sure"
+    words = f"On {record['real']['galaxies']} real galaxies fine-tuning {helps}, on simulated ones it {costs}"
+    return {"ship": ship, "sentence": f"{words}: ship the network as it was {ship} fine-tuning."}
+
+
+def main() -> None:
+    """Parse and run."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("finetune",))
+    parser.add_argument("cell")
+    parser.add_argument("weights")
+    parser.add_argument("--out", "-o", type=Path, default=Path("tuned"))
+    parser.add_argument("--policy", default="last:1")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--progress", action="store_true")
+    run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
