@@ -94,7 +94,7 @@ class GaMPEN(PixelNetwork):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                module.bias.data.zero_()
+                nn.init.constant_(module.bias, 0.0)  # type: ignore[arg-type]
         nn.init.normal_(output.weight, std=0.01)
         nn.init.zeros_(last.weight)
         nn.init.ones_(last.bias)

@@ -76,8 +76,8 @@ def _choose_row(galaxies: GalaxySet) -> int | None:
 def _draw_corner(galaxies: GalaxySet, row: int) -> Picture:
     """The posterior of B/T, radius, magnitude and, where it is known, ellipticity."""
     names = galaxies.prediction.names
-    # no draw twice: a figure smooths by their number
-    held = None if isinstance(galaxies.prediction, Classes) else galaxies.prediction.draws
+    assert not isinstance(galaxies.prediction, Classes)
+    held = galaxies.prediction.draws  # no draw twice: a figure smooths by their number
     samples = galaxies.prediction.sample(4000 if held is None else held.shape[1], 0)[:, [row]]
     share, radius, flux, e1, e2 = (
         median_and_interval(samples, names, name)[:, 0]

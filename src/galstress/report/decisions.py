@@ -25,7 +25,7 @@ class Decisions(NamedTuple):
     after: np.ndarray
     """(A, N) the same on the perturbed images."""
 
-    def count(self) -> tuple[int, int, int]:
+    def tally(self) -> tuple[int, int, int]:
         """Objects measured at all amounts, those whose class changes at any, and from disk to bulge or back."""
         measured = ((self.before >= 0) & (self.after >= 0)).all(0)
         apart = np.abs(self.before - self.after).max(0)[measured]
@@ -103,5 +103,5 @@ def _decide(shares: np.ndarray) -> np.ndarray:
 
 def _word(decisions: Decisions) -> tuple[str, str, str]:
     """Number of galaxies, share whose class changes, and of those between the outer classes."""
-    count, changed, switched = decisions.count()
+    count, changed, switched = decisions.tally()
     return (str(count), say_share(changed, count), say_share(switched, count)) if count else ("0", "", "")

@@ -124,8 +124,8 @@ def summarise_rotation(stress: Table | None) -> list[tuple[str, str]]:
         if stress is not None:
             name, rows = _split_passes(stress)[-1]
             decisions = collect_decisions(rows, kind)
-            if decisions is not None and decisions.count()[0]:
-                count, changed, _ = decisions.count()
+            if decisions is not None and decisions.tally()[0]:
+                count, changed, _ = decisions.tally()
                 return [(f"class changes under rotation ({words}, {name})", say_share(changed, count))]
             if text := _summarise(_collect(rows, kind, HEADLINE_OUTPUTS[1]), HEADLINE_OUTPUTS[1]):
                 return [(f"radius under rotation ({words}, {name})", f"{text} rms")]
