@@ -1,7 +1,5 @@
 """The command that puts networks side by side: study surveys."""
 
-
-
 from __future__ import annotations
 
 import dataclasses

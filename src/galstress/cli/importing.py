@@ -37,9 +37,7 @@ def import_weights(
     scale: Annotated[
         tuple[float, float, float] | None, typer.Option(help="gampen, instead: their standard deviations.")
     ] = None,
-    stamp: Annotated[
-        int | None, typer.Option(help="Side of the stamps in pixels, where not as published.")
-    ] = None,
+    stamp: Annotated[int | None, typer.Option(help="Side of the stamps in pixels, where not as published.")] = None,
     dropout: Annotated[float | None, typer.Option(help="gampen: its rate; by default the published one.")] = None,
     pixel_scale: Annotated[float, typer.Option(help="gampen: arcsec a pixel of the training's images.")] = 0.168,
     seed: Seed = 0,

@@ -193,7 +193,7 @@ def activation_grids(
         for ax, (name, maps) in zip(axes[1:], activations.items(), strict=True):
             shown = maps[:_MOST]
             colours = matplotlib.colormaps["cividis"].with_extremes(bad=theme.paper)
-            ax.imshow(_tile(shown), cmap=colours, vmin=0, vmax=1, **_PIXELS | {"origin": "upper"})
+            ax.imshow(_tile(shown), cmap=colours, vmin=0, vmax=1, **{**_PIXELS, "origin": "upper"})
             more = f"{len(maps)} maps" if len(shown) == len(maps) else f"{len(shown)} of {len(maps)} maps"
             ax.set_title(f"{name}: {more}")
         for ax in axes:

@@ -17,14 +17,14 @@ from galstress.prediction.judging import UNUSABLE, flag_domain, flag_images, fla
 __all__ = ["predict_samples"]
 
 _FAINT_SNR = 10.0
-_A_PASS = 64
+_A_PASS = 32
 """Draws of the Gaussian of each pass with dropout."""
 
 
 def predict_samples(network: Network, cutouts: Cutouts, turns: int, count: int) -> Samples:
     """One batch: ``count`` draws an object, an equal part from each of the first ``turns`` turns and mirrors.
 
-    The posterior is the mixture of the Gaussians that the network says under dropout; each of those gives 64 draws.
+    The posterior is the mixture of the Gaussians that the network says under dropout; each of those gives 32 draws.
     """
     flags = flag_images(cutouts)
     if not len(cutouts):

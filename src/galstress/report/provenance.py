@@ -120,7 +120,7 @@ def _time_per_galaxy(manifest: Mapping[str, Any]) -> str:
     if not isinstance(rate, int | float) or rate <= 0:
         return ""
     milliseconds = 1000 / rate
-    time = f"{milliseconds:.2g} ms" if milliseconds < 100 else f"{milliseconds / 1000:.2g} s"
+    time = f"{milliseconds:.2g} ms" if milliseconds < 100 else f"{milliseconds / 1000:.3g} s"
     return f"{time} ({rate:,.0f} galaxies a second)" if rate >= 1 else time
 
 

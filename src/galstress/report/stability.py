@@ -60,10 +60,12 @@ _CHANGES = {
     ),
 }
 """Key of a section: its title, the label of amounts, the kinds, and what is done."""
+_BANDS = "Line and bands: median, 68 and 95 % of the galaxies"
 _READING = (
-    "Shown is how far answers lie from where they should; per cent are of the expected value. Line and bands: median, "
-    "68 and 95 % of the galaxies; dashed: the typical ±1σ that is quoted at each amount."
+    f"Shown is how far answers lie from where they should; per cent are of the expected value. {_BANDS}; dashed: the "
+    "typical ±1σ that is quoted at each amount."
 )
+_READING_CLASSES = f"Shown is how far the probability of each class moves. {_BANDS}."
 _QUARTERS = ("0°", "90°", "180°", "270°", "0°\nM", "90°\nM", "180°\nM", "270°\nM")
 
 
@@ -143,10 +145,13 @@ def report_depth(stress: Table | None) -> Section:
         return absent(key, title, "No depth was recorded in stress.parquet.")
     lead = (
         "The same galaxies with a part of the exposure time: same light, more noise; images never get deeper. Answers "
-        "may scatter, but must stay centred on zero and within the error bars that the network itself quotes. Line and "
-        "bands: median, 68 and 95 % of the galaxies; dashed: the typical ±1σ that is quoted at each depth."
+        "may scatter, but must stay centred on zero and within the error bars that the network itself quotes. "
+        f"{_BANDS}; dashed: the typical ±1σ that is quoted at each depth."
     )
-    return Section(key, title, lead, (Group(pictures),), _list_changed(passes, {"depth": "exposure time left"}))
+    changed = _list_changed(passes, {"depth": "exposure time left"})
+    if changed:
+        lead = f"The same galaxies with a part of the exposure time: same light, more noise. {_READING_CLASSES}"
+    return Section(key, title, lead, (Group(pictures),), changed)
 
 
 def report_changes(stress: Table | None) -> tuple[Section, ...]:
@@ -162,7 +167,8 @@ def report_changes(stress: Table | None) -> tuple[Section, ...]:
                 groups.append(Group(pictures, heading, f"{note} {_count_assumed(rows, kind)}".strip()))
         if groups:
             changed = _list_changed(passes, {kind: heading for kind, (heading, _) in kinds.items()})
-            found.append(Section(key, title, f"{lead} {_READING}", tuple(groups), changed))
+            reading = _READING_CLASSES if changed else _READING
+            found.append(Section(key, title, f"{lead} {reading}", tuple(groups), changed))
     return tuple(found)
 
 
