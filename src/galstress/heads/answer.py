@@ -60,7 +60,7 @@ class Answer:
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Answers to batches of one survey as one, in order."""
         names = ("object_id", "flags", *cls.ARRAYS)
-        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return dataclasses.replace(parts[0], **joined)
 
     def write(self, path: str | Path) -> None:

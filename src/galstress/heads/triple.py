@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -181,7 +182,7 @@ class Samples(Answer):
         """(N, 3) posterior standard deviations."""
         return self.draws.std(1, dtype=np.float64)
 
-    def quantile(self, probabilities: object, samples: int = 0, seed: int = 0) -> np.ndarray:
+    def quantile(self, probabilities: Sequence[float], samples: int = 0, seed: int = 0) -> np.ndarray:
         """(P, N, 3) marginal quantiles of all draws; ``samples`` and ``seed`` are not needed."""
         del samples, seed
         return np.quantile(self.draws, probabilities, axis=1, method="hazen")

@@ -69,7 +69,7 @@ def predict(
     try:
         batches = cutouts.split(batch_size) or [cutouts]
         shown = track(batches, "predicting", disable=not progress, transient=True)
-        parts = [answer(batch.to(device)) for batch in shown]
+        parts: list[Any] = [answer(batch.to(device)) for batch in shown]
     finally:
         modules.to(home).train(training)
     return type(parts[0]).concatenate(parts)

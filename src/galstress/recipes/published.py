@@ -96,8 +96,10 @@ def _gampen(band: str, stamp_px: int, dropout: float) -> Recipe:
 PUBLISHED: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        _gamornet("gamornet-sdss", *["gamornet-sdss"] * 2, (167, 25.11), (64, 1000, 1e-4), (0.01, 0.05)),
-        _gamornet("gamornet-candels", *["gamornet-candels"] * 2, (83, 25.95), (64, 400, 1e-4), (0.001, 0.005)),
+        _gamornet("gamornet-sdss", "gamornet-sdss", "gamornet-sdss", (167, 25.11), (64, 1000, 1e-4), (0.01, 0.05)),
+        _gamornet(
+            "gamornet-candels", "gamornet-candels", "gamornet-candels", (83, 25.95), (64, 400, 1e-4), (0.001, 0.005)
+        ),
         _gamornet("gamornet-hsc-g", "hsc-wide-g", "gampen-hsc-g", (239, 27.0), (128, 100, 5e-5)),
         _gampen("g", 239, 7e-4),
         _gampen("r", 143, 7e-4),

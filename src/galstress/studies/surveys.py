@@ -182,8 +182,8 @@ class _Seen:
                 places = [answer.names.index(name) for name in TRIPLE]
                 quantiles = answer.quantile([0.5, *ends])[..., places].swapaxes(0, 1)
             truth = truth_values(cutouts.truth, TRIPLE, ("", "arcsec", "nJy"))
-            known = "snr" in cutouts.truth.colnames
-            snr = np.asarray(cutouts.truth["snr"], float) if known else np.full(len(cutouts), np.nan)
+            has_snr = "snr" in cutouts.truth.colnames
+            snr = np.asarray(cutouts.truth["snr"], float) if has_snr else np.full(len(cutouts), np.nan)
             parts.append((said.probabilities, quantiles, truth, snr))
         probabilities, quantiles, truth, snr = (np.concatenate(each) for each in zip(*parts, strict=True))
         true = np.full(len(truth), -1)
