@@ -6,7 +6,7 @@ Needs the real images (``GALSTRESS_DATA``). SDSS and HSC: real Hubble galaxies r
 (``sdss-r``, ``hsc-wide-i``), whose labels are B/T (published or fitted), half-light radius and flux. HST: those of
 ``hst-candels-bd201`` (F814W) with consistent published fits. Some of the galaxies give labels, errors are measured on
 the others: no galaxy is in both. Simulated galaxies of the cell's recipe, part of them with arms, bars, rings, clumps
-or dust, are mixed in, four a real one, so that what was learned on simulations stays. Written are ``CELL.safetensors``
+or dust, are mixed in, three a real one, so that what was learned on simulations stays. Written are ``CELL.safetensors``
 and ``CELL.json``: errors of posterior medians with 68 % intervals (or log-loss and share of right classes), beside
 guessing the median (or the classes' shares) of the labels, on real and on fresh simulated galaxies, and which network
 should ship. Interrupted, the same command goes on: cutouts and checkpoints are kept in the folder.
@@ -46,7 +46,7 @@ LABELS = ("bulge_to_total", "half_light_radius_arcsec", "flux_njy")
 WORDS = ("B/T", "ln radius", "ln flux")
 WIDER = 1.5
 """Side of the stamps in units of what the network sees: room for turns by any angle."""
-POOL, TEST, MIXED, FRESH = 120, 200, 4, 600
+POOL, TEST, MIXED, FRESH = 120, 178, 3, 400
 _COUNT = 1000
 _log = logging.getLogger("cells")
 
@@ -236,7 +236,7 @@ def run(options: argparse.Namespace) -> None:
     validation = np.flatnonzero(np.isin(mixed.groups, kept))
     # as many simulated ones: the weights kept are those that are good at both
     validation = np.append(validation, len(pool.groups) + np.arange(len(validation)))
-    tuning = Tuning(options.steps, options.rate, validation, batch=options.batch, check_every=20, patience=6,
+    tuning = Tuning(options.steps, options.rate, validation, batch=options.batch, check_every=15, patience=8,
                     side_px=network.backbone.stamp_px)  # fmt: skip
     tuned = finetune(
         network, mixed.cutouts, mixed.labels, policy=options.policy, tuning=tuning, groups=mixed.groups, seed=1,
@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("weights")
     parser.add_argument("--out", "-o", type=Path, default=Path("tuned"))
     parser.add_argument("--policy", default="last:1")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--progress", action="store_true")

@@ -133,17 +133,17 @@ def test_unusable_input_is_one_line_and_status_2(galaxies, start, tmp_path, caps
     (tmp_path / "text.safetensors").write_text("no")
     out = ("-o", tmp_path / "x.parquet")
     cases = (
-        (("refine", start, galaxies, "--prior", "moon", *out), "cosmos, nearby, weak"),
+        (("refine", start, galaxies, "--prior", "moon", *out), "nearby, weak"),
         (("refine", start, other, *out), "predict these cutouts first"),
         (("refine", tmp_path / "text.safetensors", galaxies, *out), "text.safetensors"),
         (("refine", "unknown", galaxies, *out), "foveal"),
         (("refine", start, tmp_path / "nowhere", *out), "nowhere"),
         (("refine", start, galaxies, "-o", tmp_path / "x.csv"), ".safetensors"),
-        (("fit", galaxies, "--prior", "moon", *out), "cosmos, nearby, weak"),
+        (("fit", galaxies, "--prior", "moon", *out), "nearby, weak"),
         (("fit", tmp_path / "text.safetensors", *out), "--survey"),
         (("fit", galaxies, "--device", "abacus", *out), "--device cpu"),
         (("limit", galaxies, "--kind", "best", *out), "bayes, cramer-rao"),
-        (("limit", galaxies, "--prior", "moon", *out), "cosmos, nearby, weak"),
+        (("limit", galaxies, "--prior", "moon", *out), "nearby, weak"),
         (("limit", galaxies, "--fixed-indices", *out), "cramer-rao"),
         (("limit", real, *out), "galstress.simulate"),
         (("limit", galaxies, "-o", tmp_path / "x.csv"), ".parquet"),

@@ -337,19 +337,19 @@ def test_comparison_is_out_of_fold_and_says_so(galaxies, tmp_path):
 
 
 def test_a_tuned_network_that_is_better_is_said_to_be(galaxies, monkeypatch):
-    from galstress.finetuning import comparing
+    from galstress.finetuning.quantities import Quantities
 
     network, table = small_network(), partial(galaxies, "mag_ab")
     truth = dict(zip(galaxies.object_id.tolist(), np.asarray(table["mag_ab"]), strict=True))
 
-    def ideal(asked, cutouts):
+    def ideal(self, asked, cutouts):
         values = np.full((len(cutouts), 5), np.nan)
         right = np.array([truth[name] for name in cutouts.object_id])
         wrong = right + np.sin(17 * right)
         values[:, 2] = wrong if asked is network else right + 0.01
         return values
 
-    monkeypatch.setattr(comparing, "_predict", ideal)
+    monkeypatch.setattr(Quantities, "predict", ideal)
     tuning = dataclasses.replace(SHORT, steps=1, folds=2)
     found = cross_validate(network, galaxies, table, policies=("head",), tuning=tuning)
     assert found.beats

@@ -336,5 +336,5 @@ def test_bad_arguments_are_refused_in_one_line() -> None:
         limit(dataclasses.replace(cutouts, truth=None), "cramer-rao")
     with pytest.raises(InputError, match="sky_sigma"):
         limit(cutouts, "bayes", sky_sigma=1.0)
-    with pytest.raises(UnknownNameError, match="cosmos, nearby"):
+    with pytest.raises(UnknownNameError, match="nearby, weak"):
         limit(cutouts, "bayes", prior="virgo")

@@ -117,6 +117,22 @@ def test_records_of_another_network_leave_no_models_behind(folder, tmp_path):
         assert model.exists() is there
 
 
+def test_finetune_takes_labels_of_bt_alone_and_a_published_policy(folder, tmp_path):
+    (tmp_path / "labels.csv").write_text(
+        "object_id,bulge_to_total\nsimulated-0,0.2\nsimulated-1,0.9\nsimulated-2,\nsimulated-3,0.5\n"
+    )
+    run(
+        "finetune", folder / "gamornet.safetensors", folder / "g.fits", "--labels", tmp_path / "labels.csv",
+        "--policy", "gamornet-candels", "--steps", 1, "--validation", 0, "-o", tmp_path / "tuned.safetensors",
+    )  # fmt: skip
+    record = json.loads((tmp_path / "manifest.json").read_text())["finetuning"]
+    assert record["learned"] == 2  # one has no label, one no pixel
+    assert record["renewed"] == ["dense2", "output"]
+    assert record["loss"] == "the cross-entropy of the labelled classes"
+    first = Network.load(folder / "gamornet.safetensors").backbone.stages["conv1"][0].weight
+    assert torch.equal(Network.load(tmp_path / "tuned.safetensors").backbone.stages["conv1"][0].weight, first)
+
+
 def test_decisions_are_counted_by_object():
     before = np.array([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8], [0.4, 0.3, 0.3]])
     turned = np.array([[0.7, 0.1, 0.2], [0.6, 0.1, 0.3], [0.2, 0.5, 0.3]])

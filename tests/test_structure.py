@@ -222,10 +222,12 @@ def test_a_batch_equals_one_by_one():
     psf = gaussian_psf(1.2, 2).expand(len(galaxies), -1, -1)
     together = redistribute(galaxies, structure, psf.clone(), 2, 96)
     assert (together - redistribute(galaxies, structure, psf, 2, 96)).abs().max() < 1e-7
+    # what is moved is a difference of two images: single precision rounds each of them, not the difference
+    light = render(galaxies, psf, 2, 96).abs().max()
     for i in range(len(galaxies)):
         one = slice(i, i + 1)
         alone = redistribute(galaxies.select(one), structure.select(one), psf[one], 2, 96)
-        assert (alone[0] - together[i]).abs().max() < 1e-6 * together.abs().max()
+        assert (alone[0] - together[i]).abs().max() < 1e-6 * light
 
 
 def test_draws_repeat_and_are_what_they_claim():

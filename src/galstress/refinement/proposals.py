@@ -264,7 +264,9 @@ def adapt(proposal: Proposal, points: Tensor, ln_weight: Tensor, rounds: int = 2
         ln_weight: (n, N) of target over the density that they were drawn from.
         rounds: Of expectation and maximisation.
     """
-    weight, tempered = torch.softmax(ln_weight, 0), _tempered(ln_weight)
+    # where no point lies inside the prior, all count alike: an object that is not seen must not stop its batch
+    weight = torch.softmax(torch.where(torch.isfinite(ln_weight), ln_weight, -1e30), 0)
+    tempered = _tempered(ln_weight)
     fitted = proposal
     for _ in range(rounds):
         own = fitted.responsibilities(points)  # (n, N, K)
