@@ -3,13 +3,14 @@
     python benchmarks/cells.py finetune gamornet-sdss gamornet-sdss.safetensors -o tuned
 
 Needs the real images (``GALSTRESS_DATA``). SDSS and HSC: real Hubble galaxies re-observed in the survey's real sky
-(``sdss-r``, ``hsc-wide-i``), whose labels are B/T (published or fitted), half-light radius and flux. HST: those of
-``hst-candels-bd201`` (F814W) with consistent published fits. Some of the galaxies give labels, errors are measured on
-the others: no galaxy is in both. Simulated galaxies of the cell's recipe, part of them with arms, bars, rings, clumps
-or dust, are mixed in, three a real one, so that what was learned on simulations stays. Written are ``CELL.safetensors``
-and ``CELL.json``: errors of posterior medians with 68 % intervals (or log-loss and share of right classes), beside
-guessing the median (or the classes' shares) of the labels, on real and on fresh simulated galaxies, and which network
-should ship. Interrupted, the same command goes on: cutouts and checkpoints are kept in the folder.
+(``sdss-r``, ``hsc-wide-i``; beyond the middle 128 pixels in drawn noise), whose labels are B/T (published or fitted),
+half-light radius and flux. HST: those of ``hst-candels-bd201`` (F814W) with consistent published fits. Some of the
+galaxies give labels, errors are measured on the others: no galaxy is in both. Simulated galaxies of the cell's recipe,
+part of them with arms, bars, rings, clumps or dust, are mixed in, three a real one, so that what was learned on
+simulations stays. Written are ``CELL.safetensors`` and ``CELL.json``: errors of posterior medians with 68 % intervals
+(or log-loss and share of right classes), beside guessing the median (or the classes' shares) of the labels, on real and
+on fresh simulated galaxies, and which network should ship. Interrupted, the same command goes on: cutouts and
+checkpoints are kept in the folder.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ DOMAINS = {"sdss": "sdss-r", "hsc": "hsc-wide-i", "hst": "hst-candels-f814w"}
 """Survey of the realistic domain, by the second word of a cell's name."""
 LABELS = ("bulge_to_total", "half_light_radius_arcsec", "flux_njy")
 WORDS = ("B/T", "ln radius", "ln flux")
+OBSERVED_PX = 128
+"""Side of the re-observed galaxies, beyond which there is drawn noise."""
 WIDER = 1.5
 """Side of the stamps in units of what the network sees: room for turns by any angle."""
 POOL, TEST, MIXED, FRESH = 120, 178, 3, 400
@@ -67,15 +70,34 @@ def observe(cell: str, stamp_px: int, folder: Path) -> tuple[Sample, Sample]:
     survey = DOMAINS[cell.partition("-")[2]]
     if survey.startswith("hst"):
         return observe_hubble(stamp_px)
-    halves = [folder / f"{survey}-{stamp_px}px-{half}.fits" for half in ("pool", "test")]
+    halves = [folder / f"{survey}-{half}.fits" for half in ("pool", "test")]
     if not all(path.exists() for path in halves):
-        target = dataclasses.replace(Survey.load(survey), stamp_px=stamp_px)
+        target = dataclasses.replace(Survey.load(survey), stamp_px=OBSERVED_PX)
         domain = observe_halves(load_templates(), target, pool=POOL, test=TEST, snr=(30.0, 200.0), seed=SEED)
         for half, path in zip((domain.pool, domain.test), halves, strict=True):
             half.write(path)
-    samples = [Cutouts.read(path) for path in halves]
-    pool, test = (Sample(c, cut_labels(c.truth), [str(name) for name in c.catalogue["group"]]) for c in samples)
+    pool, test = (
+        Sample(surround(c, stamp_px, SEED + len(c)), cut_labels(c.truth), [str(name) for name in c.catalogue["group"]])
+        for c in map(Cutouts.read, halves)
+    )
     return pool, test
+
+
+def surround(cutouts: Cutouts, stamp_px: int, seed: int) -> Cutouts:
+    """Stamps made wider by white noise of their sky's rms: templates show no more than :data:`OBSERVED_PX`."""
+    low = (stamp_px - OBSERVED_PX) // 2
+    high = stamp_px - OBSERVED_PX - low
+    if low < 0:
+        raise SystemExit(f"stamps of {stamp_px} px are smaller than the templates' {OBSERVED_PX}")
+    noise = torch.randn(len(cutouts), stamp_px, stamp_px, generator=torch.Generator().manual_seed(seed))
+    rms = cutouts.sky_rms[:, None, None]
+    images, variance = noise * rms, (rms**2).expand_as(noise).clone()
+    middle = (slice(None), slice(low, stamp_px - high), slice(low, stamp_px - high))
+    images[middle], variance[middle] = cutouts.images, cutouts.variance
+    masks = [torch.nn.functional.pad(mask, [low, high, low, high]) for mask in (cutouts.mask, cutouts.neighbour_mask)]
+    return dataclasses.replace(
+        cutouts, images=images, variance=variance, mask=masks[0], neighbour_mask=masks[1], wcs=None, truth=None
+    )
 
 
 def observe_hubble(stamp_px: int) -> tuple[Sample, Sample]:
@@ -223,7 +245,7 @@ def run(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     network = Network.load(options.weights)
     recipe = load_recipe(f"{cell}-improved")
-    wide = 2 * round(WIDER * network.backbone.stamp_px / 2) + network.backbone.stamp_px % 2
+    wide = 2 * round(WIDER * network.backbone.stamp_px / 2) + network.backbone.stamp_px % 2  # one centre
     survey = DOMAINS[cell.partition("-")[2]]
     pool, test = observe(cell, wide, folder)
     beside = draw(recipe, survey, MIXED * len(pool.cutouts), wide, SEED + 1)
