@@ -128,7 +128,7 @@ def test_simulate_writes_what_simulate_draws(tmp_path):
 
 
 def test_predict_is_predict(network, galaxies, tmp_path, capsys):
-    run("predict", network, galaxies, "-o", tmp_path / "m.parquet", "--average")
+    run("predict", network, galaxies, "-o", tmp_path / "m.parquet", "--average", 8)
     assert "3 objects, 0 of them not measured" in capsys.readouterr().out
     cutouts = Cutouts.read(galaxies)
     expected = predict(Network.load(network), cutouts, average=True).table()
@@ -181,14 +181,14 @@ def test_zero_point_and_psf_are_passed_on(network, folder, tmp_path):
 
 
 def test_stress_and_explain_write_their_records(network, galaxies, tmp_path):
-    run("stress", network, galaxies, "-p", "depth", "-p", "quarter-turns", "--average", "-o", tmp_path / "s.parquet",
+    run("stress", network, galaxies, "-p", "depth", "-p", "quarter-turns", "--average", 8, "-o", tmp_path / "s.parquet",
         "-q")  # fmt: skip
     table = read_table(tmp_path / "s.parquet")
     assert set(table["kind"]) == {"depth", "quarter-turns"}
-    assert set(table["averaged"]) == {False, True}
+    assert set(table["averaged"]) == {0, 8}
     turned = table[(table["kind"] == "quarter-turns") & (table["output"] == "half_light_radius_arcsec")]
     shift = np.abs(turned["shift"] / turned["baseline_value"])
-    averaged = np.asarray(turned["averaged"])
+    averaged = np.asarray(turned["averaged"]) > 0
     assert 20 * np.max(shift[averaged]) < np.max(shift[~averaged])  # averaged, a quarter turn changes nothing
     run("explain", network, galaxies, "--of", "e1", "--sigma", "-o", tmp_path / "m.safetensors", "-q")
     assert Explanation.read(tmp_path / "m.safetensors").output == "sigma of e1"

@@ -23,10 +23,11 @@ from galstress.finetuning import (
     turn_cutouts,
 )
 from galstress.networks import Network
-from galstress.perturbations.geometry import array_centre, turn_table
+from galstress.perturbations.geometry import turn_table
 from galstress.perturbations.rotation import rotate_pixels, turn_by_quarters
 from galstress.rendering import draw_truth
 from galstress.simulation import simulate
+from galstress.turning import array_centre
 
 SHORT = Tuning(steps=4, batch=4, check_every=2)
 

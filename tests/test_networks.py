@@ -12,15 +12,17 @@ import torch
 from galstress.cutouts import decode_flags
 from galstress.errors import InputError, UnknownNameError
 from galstress.galaxy import galaxies_from_table
-from galstress.heads import Reference, from_internal, to_internal, turn_internal
+from galstress.heads import INTERNAL_NAMES, Reference, from_internal, to_internal, turn_internal
 from galstress.heads.flow import _marginal_root
 from galstress.networks import Network, available_networks
 from galstress.networks.foveal import _ellipticity
 from galstress.networks.network import BACKBONES
 from galstress.perturbations import PERTURBATIONS
 from galstress.prediction import predict
+from galstress.prediction.turns import Turn
 from galstress.simulation import simulate, turn_images
 from galstress.survey import Survey
+from galstress.turning import crop_centre, turned_side
 
 SMALL = {
     "foveal": {"width": 0.5},
@@ -192,3 +194,33 @@ def test_unusable_objects_keep_their_row_and_are_not_judged(cutouts) -> None:
     assert np.isnan(prediction.mean[2]).all()
     assert np.isfinite(np.delete(prediction.mean, 2, 0)).all()
     assert len(prediction.table()) == len(cutouts)
+
+
+@pytest.mark.parametrize("stamp_px", [96, 97])
+def test_turns_by_other_angles_come_back_to_the_galaxy(stamp_px: int, monkeypatch) -> None:
+    # one angle alone, so that a turn back the wrong way cannot hide among the others
+    survey = dataclasses.replace(Survey.load("hsc-wide-i"), sky_mag_arcsec2=30.0)
+    drawn = simulate(survey, 24, 11, stamp_px=stamp_px)
+    network = Network.load("foveal")
+    plain = predict(network, crop_centre(drawn, turned_side(stamp_px)), draws=0)
+    monkeypatch.setattr("galstress.prediction.predicting.list_turns", lambda _: [Turn(5, 30.0)])
+    turned = predict(network, drawn, draws=0)
+    apart = (turned.internal_mean - plain.internal_mean).abs().median(0).values
+    names = dict(zip(INTERNAL_NAMES, apart.tolist(), strict=True))
+    assert max(names["x"], names["y"]) < 0.1, names
+    assert max(names["e1"], names["e2"], names["ln_flux"], names["ln_radius"]) < 0.05, names
+    places = [turned.names.index(name) for name in ("x_px", "y_px")]
+    truth = np.stack([np.asarray(drawn.truth["x_px"]), np.asarray(drawn.truth["y_px"])], 1)
+    assert np.median(np.abs(turned.mean[:, places] - truth)) < 0.15  # in pixels of the whole stamp
+
+
+def test_averages_that_cannot_be_made_say_what_can() -> None:
+    network = Network.build("gamornet", stamp_px=48, width=0.05, pixels="sky")
+    with pytest.raises(InputError, match=r"48 x 48 px stamps .* at least 70 px"):
+        predict(network, simulate("sdss-g", 1, stamp_px=48), average=16)
+    with pytest.raises(InputError, match="average=12"):
+        predict(network, simulate("sdss-g", 1, stamp_px=96), average=12)
+    wide = simulate("sdss-g", 3, stamp_px=70)
+    whole, cut = predict(network, wide, average=8), predict(network, crop_centre(wide, 50), average=8)
+    assert np.allclose(whole.probabilities, cut.probabilities)
+    assert np.allclose(predict(network, wide, average=24).probabilities.sum(1), 1)

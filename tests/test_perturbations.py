@@ -19,10 +19,11 @@ from galstress.errors import InputError, UnknownNameError
 from galstress.galaxy import Galaxies, table_from_galaxies
 from galstress.optics import make_psf, measure_fwhm
 from galstress.perturbations import PERTURBATIONS, choose_perturbations
-from galstress.perturbations.geometry import array_centre, quarter_matrix, rotation_matrix, turn_table, turn_wcs
+from galstress.perturbations.geometry import quarter_matrix, turn_table, turn_wcs
 from galstress.rendering import draw_truth
 from galstress.simulation import simulate
 from galstress.survey import Survey, available_surveys
+from galstress.turning import array_centre, rotation_matrix
 
 SURVEY = Survey.load("hsc-wide-i")
 TENSORS = ("images", "variance", "mask", "neighbour_mask", "psf", "psf_fwhm_px", "sky_rms")

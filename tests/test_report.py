@@ -340,7 +340,7 @@ def test_rotation_of_a_known_sine_has_its_rms():
 def test_one_pass_and_averaged_are_kept_apart():
     stress = report_records.make_stress(np.random.default_rng(0), objects=5)
     both = {name: np.concatenate([column, column]) for name, column in stress.items()}
-    both["averaged"] = np.repeat([False, True], len(stress["amount"]))
+    both["averaged"] = np.repeat([0, 8], len(stress["amount"]))
     both["shift"] = np.concatenate([stress["shift"], 0.1 * stress["shift"]])
     rows = report_rotation(both).tables[0].rows
     assert [row[1] for row in rows[:2]] == ["one pass", "averaged over eight turns and mirrors"]

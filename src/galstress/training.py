@@ -72,7 +72,7 @@ class Schedule:
     momentum: float = 0.9
     """Of SGD."""
     bfloat16: bool = False
-    """The backbone computes in bfloat16 where it can, on a GPU only."""
+    """The backbone computes in bfloat16 where it can: on GPUs, and on CPUs that have it."""
 
     def rate(self, step: int) -> float:
         """Learning rate at a step (0-based).
@@ -178,7 +178,7 @@ class _Loss(nn.Module):
     def forward(self, *tensors: Tensor) -> Tensor:
         """Of the inputs' tensors and, last, the targets."""
         inputs = dataclasses.replace(self.inputs, **dict(zip(self.names, tensors[:-1], strict=True)))
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.is_half and tensors[0].is_cuda):
+        with torch.autocast(tensors[0].device.type, torch.bfloat16, enabled=self.is_half):
             features = self.backbone(inputs)
         loss: Tensor = self.head.loss(self.head(features.float()), tensors[-1]).mean()
         return loss

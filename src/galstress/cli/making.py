@@ -71,7 +71,7 @@ def train(
         ),
     ] = None,
     bfloat16: Annotated[
-        bool, typer.Option("--bfloat16", help="The network computes in bfloat16; on a GPU only, a CPU ignores it.")
+        bool, typer.Option("--bfloat16", help="The network computes in bfloat16, where the hardware has it.")
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint, if there is one.")] = True,
     seed: Seed = 1,

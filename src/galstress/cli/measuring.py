@@ -41,6 +41,13 @@ Output = Annotated[
 ]
 ZeroPoint = Annotated[float | None, typer.Option(help="AB magnitude of one unit of the files.")]
 PsfFile = Annotated[Path | None, typer.Option(help="FITS file with the effective PSF.")]
+Average = Annotated[
+    int,
+    typer.Option(
+        help="Over so many turns and mirrors: 8 move whole pixels; 16, 24, ... 64 also turn by other angles, and need "
+        "stamps 1.41 times as wide as what the network looks at. So many times slower."
+    ),
+]
 Stamp = Annotated[int | None, typer.Option(help="Side of the stamps in pixels; by default the survey's.")]
 
 
@@ -51,9 +58,7 @@ def predict(
     source: Input,
     output: Output,
     survey: SurveyName = None,
-    average: Annotated[
-        bool, typer.Option("--average", help="Over eight turns and mirrors: eight times slower.")
-    ] = False,
+    average: Average = 0,
     zero_point: ZeroPoint = None,
     psf: PsfFile = None,
     stamp: Stamp = None,
@@ -100,7 +105,7 @@ def stress(
             help="rotation, depth, redshift, psf-width, or the name of one kind; may be given several times.",
         ),
     ] = None,
-    average: Annotated[bool, typer.Option("--average", help="Also averaged over eight turns and mirrors.")] = False,
+    average: Annotated[int, typer.Option(help="Also averaged over so many turns and mirrors: 8, or up to 64.")] = 0,
     zero_point: ZeroPoint = None,
     psf: PsfFile = None,
     stamp: Stamp = None,
@@ -120,7 +125,7 @@ def stress(
     cutouts = load_images(source, survey, zero_point, psf, stamp)
     table = stress_passes(
         loaded, cutouts.to(device), tuple(perturbation or ("rotation", "depth")), seed,
-        averaged=(False, True) if average else (False,), progress=not quiet,
+        averaged=(0, average) if average else (0,), progress=not quiet,
     )  # fmt: skip
     write_table(table, output)
     run.finish(output, [Path(source), weights_path(network)], len(cutouts))

@@ -27,7 +27,7 @@ __all__ = ["rotation"]
 
 
 @study.command(
-    epilog="Example: galstress study rotation gamornet-sdss gampen-hsc --count 500 --angles 36 --average -o study/"
+    epilog="Example: galstress study rotation gamornet-sdss gampen-hsc --count 500 --angles 36 --average 8,32 -o study/"
 )
 def rotation(
     context: typer.Context,
@@ -45,8 +45,8 @@ def rotation(
     count: Annotated[int, typer.Option(min=50, help="Galaxies of each survey, a multiple of 50.")] = 500,
     angles: Annotated[int, typer.Option(min=3, help="Even ones over a circle.")] = 36,
     average: Annotated[
-        bool, typer.Option("--average", help="Also averaged over eight turns and mirrors: eight times the work.")
-    ] = False,
+        str, typer.Option(help="Also averaged over so many turns and mirrors: 8, 32, or 8,32. So many times the work.")
+    ] = "",
     kinds: Annotated[
         str,
         typer.Option(
@@ -71,15 +71,18 @@ def rotation(
     from galstress.networks import Network
     from galstress.studies.rotation import find_fields, study_rotation
 
+    averages = _read_averages(average)
     loaded = {}
     for name in networks:
         network = Network.load(name).to(device)
-        fields = find_fields(network, survey or [], stamp_px=stamp, least_snr=snr, seed=seed)
+        fields = find_fields(
+            network, survey or [], stamp_px=stamp, least_snr=snr, seed=seed, turnable=max(averages, default=0) > 8
+        )
         loaded[Path(name).name.removesuffix(".safetensors")] = (network, fields)
     if len(loaded) < len(networks):
         raise InputError(f"networks {', '.join(networks)}", "names that differ", "rename a file, or give it once")
     found = study_rotation(
-        loaded, folder=output, size=(count, angles), kinds=read_names(kinds), average=average, device=device,
+        loaded, folder=output, size=(count, angles), kinds=read_names(kinds), average=averages, device=device,
         command=_write_command(networks, run.arguments), progress=not quiet,
     )  # fmt: skip
     save_figures(lambda theme: _draw(found, theme), output)
@@ -89,6 +92,22 @@ def rotation(
     run.finish(output / "summary.json", [weights_path(name) for name in networks])
     run.say(f"{output / 'summary.json'}: {count} galaxies at {angles} angles, {len(found.summary['bar'])} rows")
     run.say(found.sentence)
+
+
+def _read_averages(text: str) -> list[int]:
+    """Numbers of turns, with commas between them.
+
+    Example:
+        >>> _read_averages("8,32"), _read_averages("")
+        ([8, 32], [])
+    """
+    from galstress.prediction import count_turns
+
+    try:
+        numbers = [int(each) for each in text.split(",") if each.strip()]
+    except ValueError:
+        raise InputError(f"--average {text}", "numbers with commas between them", "give 8,32") from None
+    return [count_turns(number) for number in dict.fromkeys(numbers) if number]
 
 
 def _film(network: Network, field: Field, row: int, frames: int, folder: Path, name: str) -> None:
@@ -124,12 +143,12 @@ def _write_command(networks: list[str], options: Mapping[str, object]) -> str:
     """The words that start this run again.
 
     Example:
-        >>> _write_command(["foveal"], {"output": Path("a"), "film": [3], "survey": (), "average": True})
-        'galstress study rotation foveal --output a --film 3 --average'
+        >>> _write_command(["foveal"], {"output": Path("a"), "film": [3], "survey": (), "average": "8"})
+        'galstress study rotation foveal --output a --film 3 --average 8'
     """
     words = ["galstress", "study", "rotation", *networks]
     for name, value in options.items():
-        if name in ("networks", "quiet") or value is None or value is False:
+        if name in ("networks", "quiet") or value is None or value is False or value == "":
             continue
         for each in value if isinstance(value, list | tuple) else [value]:
             words += [f"--{name}"] if each is True else [f"--{name}", str(each)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from astropy.table import QTable
@@ -26,7 +27,8 @@ _PANELS: Mapping[str, str] = {
 _LIMITS = (1, 3, 5)
 _TICKS = (0.1, 1, 10, 100)
 _RANGE = (0.01, 100.0)
-_DASHES: Mapping[bool, object] = {False: "-", True: (0, (3, 1.5))}
+_DASHES: tuple[Any, ...] = ("-", (0, (3, 1.5)), (0, (1, 1.2)))
+"""One pass, an average over turns that move whole pixels, one over other angles, too."""
 
 
 def shift_curves(
@@ -48,7 +50,7 @@ def shift_curves(
     table = table[(table["kind"] == kind) & (table["part"] == "point")]
     quantities = [name for name in _PANELS if name in set(map(str, table["quantity"]))]
     names = [str(each) for each in table["network"]]
-    lines = list(dict.fromkeys(zip(names, map(str, table["survey"]), map(bool, table["averaged"]), strict=True)))
+    lines = list(dict.fromkeys(zip(names, map(str, table["survey"]), map(int, table["averaged"]), strict=True)))
     with drawing(theme):
         rows = -(-len(quantities) // 3)
         fig = Figure(figsize=(8.4, 0.75 + 2.35 * rows), layout="constrained", facecolor=theme.paper)
@@ -87,7 +89,7 @@ def _prepare(ax: Axes, title: str, theme: Theme) -> None:
     ax.set_title(title, loc="left")
 
 
-def _draw_lines(ax: Axes, table: QTable, lines: Sequence[tuple[str, str, bool]], of: str, theme: Theme) -> None:
+def _draw_lines(ax: Axes, table: QTable, lines: Sequence[tuple[str, str, int]], of: str, theme: Theme) -> None:
     """Empirical distributions: colours by network and survey, dashes where averaged."""
     colours = list(dict.fromkeys(line[:2] for line in lines))
     for network, survey, averaged in lines:
@@ -100,6 +102,7 @@ def _draw_lines(ax: Axes, table: QTable, lines: Sequence[tuple[str, str, bool]],
         name = network if network == survey else f"{network} on {survey}"
         ax.step(
             np.concatenate([[_RANGE[0]], values, [_RANGE[1]]]), np.concatenate([[0.0], share, [100.0]]), where="post",
-            color=theme.series[colours.index((network, survey)) % len(theme.series)], ls=_DASHES[averaged], lw=1.5,
-            label=name + (", averaged over eight turns" if averaged else ""),
+            color=theme.series[colours.index((network, survey)) % len(theme.series)],
+            ls=_DASHES[(averaged > 0) + (averaged > 8)], lw=1.5,
+            label=name + (f", averaged over {averaged} turns" if averaged else ""),
         )  # fmt: skip

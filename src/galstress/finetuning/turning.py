@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError
+from galstress.turning import crop_centre, quintic_weights
 
 __all__ = ["Turn", "choose_side", "draw_turn", "exact_turn", "trim", "turn_cutouts"]
 
@@ -93,11 +94,8 @@ def exact_turn(element: Tensor) -> Turn:
 
 def trim(cutouts: Cutouts, side_px: int) -> Cutouts:
     """The central square of square stamps, without tables that hold places; its parity is the stamp's."""
-    stamp_px = _check_square(cutouts)
-    low = (stamp_px - side_px) // 2
-    window = (slice(None), slice(low, low + side_px), slice(low, low + side_px))
-    pixels = {name: getattr(cutouts, name)[window] for name in ("images", "variance", "mask", "neighbour_mask")}
-    return dataclasses.replace(cutouts, **pixels, wcs=None, truth=None, neighbours=None)
+    _check_square(cutouts)
+    return crop_centre(cutouts, side_px)
 
 
 def turn_cutouts(cutouts: Cutouts, turn: Turn, side_px: int) -> Cutouts:
@@ -194,7 +192,7 @@ def _interpolate(pixels: Tensor, x: Tensor, y: Tensor, chosen: Tensor) -> Tensor
     flat, x, y = pixels.flatten(), x[chosen], y[chosen]
     start = torch.nonzero(chosen)[:, 0] * (height * width)
     low_x, low_y = x.floor(), y.floor()
-    across, down = _weights(x - low_x), _weights(y - low_y)
+    across, down = quintic_weights(x - low_x), quintic_weights(y - low_y)
     columns = [(low_x.long() + o).clamp(0, width - 1) for o in range(-2, 4)]
     total = torch.zeros_like(x)
     for o, high in zip(range(-2, 4), down, strict=True):
@@ -204,25 +202,6 @@ def _interpolate(pixels: Tensor, x: Tensor, y: Tensor, chosen: Tensor) -> Tensor
             row.addcmul_(wide, flat.take(line + column))
         total.addcmul_(high, row)
     return total
-
-
-def _weights(part: Tensor) -> list[Tensor]:
-    """Of the six nearest samples, from two below, for places a part of a sample above the inner two's lower one.
-
-    The quintic kernel passes polynomials of up to the fourth order unchanged.
-    """
-
-    def near(t: Tensor) -> Tensor:
-        return 1 + t**3 * (-95 + t * (138 - 55 * t)) / 12
-
-    def middle(t: Tensor) -> Tensor:
-        return (t - 1) * (t - 2) * (-138 + t * (348 + t * (-249 + 55 * t))) / 24
-
-    def far(t: Tensor) -> Tensor:
-        return (t - 2) * (t - 3) ** 2 * (-54 + t * (50 - 11 * t)) / 24
-
-    rest = 1 - part
-    return [far(part + 2), middle(part + 1), near(part), near(rest), middle(rest + 1), far(rest + 2)]
 
 
 def _blend(pixels: Tensor, x: Tensor, y: Tensor) -> Tensor:

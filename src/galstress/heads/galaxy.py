@@ -70,6 +70,11 @@ class Reference:
         centre = self.centre_px[:, rows] if isinstance(self.centre_px, Tensor) else self.centre_px
         return Reference(self.flux[rows], self.size_px[rows], centre, self.sky_rms[rows])
 
+    def compare(self, other: Reference) -> tuple[Tensor, Tensor]:
+        """(N,) ln of flux in image units and ln of size, over those of another reference of the same galaxies."""
+        flux = torch.log(self.flux * self.sky_rms / (other.flux * other.sky_rms))
+        return flux, torch.log(self.size_px / other.size_px)
+
 
 def to_internal(galaxies: Galaxies, reference: Reference) -> Tensor:
     """Internal coordinates of galaxies.
@@ -141,13 +146,14 @@ def from_internal(internal: Tensor, reference: Reference) -> tuple[Galaxies, Ten
     return dataclasses.replace(unscaled, radius=radii * scale[..., None]), radius
 
 
-def turn_internal(element: int, device: torch.device | str = "cpu") -> Tensor:
-    """(12, 12) signed permutation that takes internal coordinates to those of the turned image.
+def turn_internal(element: int, device: torch.device | str = "cpu", angle_deg: float = 0.0) -> Tensor:
+    """(12, 12) orthogonal matrix that takes internal coordinates to those of the turned image.
 
     Arguments:
         element: 0 to 7: quarter turns (``element % 4``, counter-clockwise as ``rot90`` on axes y, x with y upwards),
             after a mirror of x for 4 to 7.
         device: Where the matrix lies.
+        angle_deg: Of a turn in front of that, from +x towards +y.
 
     An image turned by t has its centre turned by t and its ellipticity by 2t; a mirror of x changes the sign of x and
     of e2.
@@ -162,6 +168,13 @@ def turn_internal(element: int, device: torch.device | str = "cpu") -> Tensor:
         mirror = torch.ones(_DIM, device=device, dtype=torch.float64)
         mirror[[0, 6, 11]] = -1
         matrix = matrix * mirror
+    if angle_deg:
+        before = torch.eye(_DIM, device=device, dtype=torch.float64)
+        for first, spin in ((0, 1), (5, 2), (10, 2)):
+            along, across = (turn(spin * math.radians(angle_deg)) for turn in (math.cos, math.sin))
+            pair = slice(first, first + 2)
+            before[pair, pair] = torch.tensor([[along, -across], [across, along]], dtype=torch.float64)
+        matrix = matrix @ before
     return matrix
 
 

@@ -106,15 +106,18 @@ class GaMPEN(PixelNetwork):
     def zoom(self, views: Tensor) -> Tensor:
         """(N,) factor on the coordinates at which each stamp is looked at: below 1 enlarges the centre."""
         views = views.to(memory_format=torch.channels_last)
-        factor = self.zooming(self.localization(views))[:, 0]
+        maps = self.localization(views)
+        with torch.autocast(views.device.type, enabled=False):  # its eight bits are a coarse zoom
+            factor = self.zooming(maps.float())[:, 0]
         return torch.exp(_LN_ZOOM * torch.tanh((factor - 1) / _LN_ZOOM)) if self.bounded_zoom else factor
 
     def transform(self, views: Tensor) -> Tensor:
         """(N, 3, S, S) zoomed stamps: bilinear, zeros outside, corners aligned."""
         zoom = self.zoom(views)
         theta = torch.eye(2, 3, device=zoom.device, dtype=zoom.dtype) * zoom[:, None, None]
-        grid = nn.functional.affine_grid(theta, list(views.shape), align_corners=True)
-        zoomed = nn.functional.grid_sample(views, grid, align_corners=True)
+        with torch.autocast(views.device.type, enabled=False):  # places in bfloat16 are off by tenths of a pixel
+            grid = nn.functional.affine_grid(theta, list(views.shape), align_corners=True)
+            zoomed = nn.functional.grid_sample(views, grid, align_corners=True)
         return zoomed.to(memory_format=torch.channels_last)
 
     def show(self, stamps: Tensor, brightness: Tensor | None) -> Tensor:

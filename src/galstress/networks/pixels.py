@@ -88,11 +88,14 @@ class PixelNetwork(nn.Module):
         return PixelInputs(torch.cat([part.views for part in parts]), Reference(flux, size, centre, rms))
 
     def forward(self, inputs: PixelInputs) -> Tensor:
-        """(N, features) outputs of the last stage."""
+        """(N, features) outputs of the last stage, which is in full precision under autocast, too."""
         x = self.begin(inputs.views)
-        for stage in self.stages.values():
+        *stages, last = self.stages.values()
+        for stage in stages:
             x = stage(x)
-        return x
+        with torch.autocast(x.device.type, enabled=False):
+            answer: Tensor = last(x.float())
+        return answer
 
     def begin(self, views: Tensor) -> Tensor:
         """(N, C, S, S) what the first stage takes of the views."""

@@ -6,7 +6,6 @@ A turn is an orthogonal matrix M that acts on (x, y) about the array's centre,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,32 +14,18 @@ from astropy.table import QTable
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
+from galstress.turning import rotation_matrix
+
 __all__ = [
-    "array_centre",
     "plain_numbers",
     "quarter_matrix",
     "replace_numbers",
-    "rotation_matrix",
     "turn_table",
     "turn_values",
     "turn_wcs",
 ]
 
 Array = NDArray[np.float64]
-
-
-def rotation_matrix(angle_deg: float) -> Array:
-    """Turn by an angle from +x towards +y; exact at multiples of 90 degrees.
-
-    Example:
-        >>> rotation_matrix(90).tolist()
-        [[0.0, -1.0], [1.0, 0.0]]
-    """
-    quarters, rest = divmod(angle_deg, 90)
-    cos, sin = math.cos(math.radians(rest)), math.sin(math.radians(rest))
-    for _ in range(int(quarters) % 4):
-        cos, sin = -sin, cos
-    return np.array([[cos, -sin], [sin, cos]]) + 0.0
 
 
 def quarter_matrix(element: int) -> Array:
@@ -52,11 +37,6 @@ def quarter_matrix(element: int) -> Array:
     """
     mirror = np.diag([-1.0 if element >= 4 else 1.0, 1.0])
     return rotation_matrix(90.0 * (element % 4)) @ mirror + 0.0
-
-
-def array_centre(shape: tuple[int, int]) -> Array:
-    """(x, y) of the centre of an array of (H, W)."""
-    return np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])
 
 
 def turn_values(names: Sequence[str], values: Array, matrix: Array, centre: Array) -> Array:

@@ -12,11 +12,11 @@ from torch import Tensor
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError
 from galstress.galaxy import galaxies_from_table
-from galstress.perturbations.geometry import array_centre, rotation_matrix, turn_table, turn_wcs
+from galstress.perturbations.geometry import turn_table, turn_wcs
 from galstress.perturbations.redshift import ASSUMED_REDSHIFT, move_catalogue, redshift_cutouts, redshift_table
-from galstress.perturbations.rotation import rotate_nearest
 from galstress.perturbations.transfer import measure_snr, shrink_nearest
 from galstress.rendering import draw_truth, render
+from galstress.turning import array_centre, rotate_nearest, rotation_matrix
 
 __all__ = ["redraw_redshifted", "redraw_turned"]
 

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError
-from galstress.perturbations.geometry import array_centre, plain_numbers, replace_numbers
+from galstress.perturbations.geometry import plain_numbers, replace_numbers
+from galstress.turning import array_centre
 
 if TYPE_CHECKING:
     from astropy.cosmology import FLRW

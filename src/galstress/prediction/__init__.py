@@ -2,5 +2,6 @@
 
 from galstress.prediction.dropout import draw_probabilities
 from galstress.prediction.predicting import predict
+from galstress.prediction.turns import count_turns
 
-__all__ = ["draw_probabilities", "predict"]
+__all__ = ["count_turns", "draw_probabilities", "predict"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -9,18 +11,19 @@ from galstress.cutouts import Cutouts, Flag
 from galstress.heads import Classes
 from galstress.networks.network import Network
 from galstress.prediction.judging import UNUSABLE, flag_images, flag_scale, name_of, read_prior
+from galstress.prediction.turns import Turn, turn_field
 
 __all__ = ["predict_classes"]
 
 
-def predict_classes(network: Network, cutouts: Cutouts, turns: int) -> Classes:
-    """One batch, averaged over its first ``turns`` turns and mirrors."""
+def predict_classes(network: Network, cutouts: Cutouts, turns: Sequence[Turn]) -> Classes:
+    """One batch, averaged over turns and mirrors."""
     flags = flag_images(cutouts)
     total = 0.0
-    for turn in range(turns):
-        raw = network.head(network.backbone(network.backbone.inputs(cutouts, turn)))
+    for turn, turned in turn_field(network, cutouts, turns):
+        raw = network.head(network.backbone(network.backbone.inputs(turned, turn.element)))
         total = total + network.head.probabilities(raw).double()
-    probabilities = (torch.as_tensor(total) / turns).cpu().numpy()
+    probabilities = (torch.as_tensor(total) / len(turns)).cpu().numpy()
     bad = ((flags & UNUSABLE) != 0) | ~np.isfinite(probabilities).all(1)
     flags[bad & ((flags & UNUSABLE) == 0)] |= int(Flag.ALL_MASKED)
     flags[~bad] |= flag_scale(network, cutouts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from galstress.cutouts import Cutouts, Flag
 from galstress.heads import INTERNAL_NAMES, Prediction, Reference, turn_internal
 from galstress.networks.network import Network
 from galstress.prediction.judging import UNUSABLE, flag_domain, flag_images, name_of, read_prior
+from galstress.prediction.turns import Turn, turn_field
+from galstress.turning import array_centre, rotation_matrix
 
 __all__ = ["empty_parameters", "predict_parameters"]
 
@@ -20,20 +23,21 @@ _LOST = 1 / 16
 """Share of an object's draws that may be no numbers; with more of them it has no posterior."""
 
 
-def predict_parameters(network: Network, cutouts: Cutouts, turns: int, points: Tensor | None) -> Prediction:
-    """One batch, averaged over its first ``turns`` turns and mirrors."""
+def predict_parameters(network: Network, cutouts: Cutouts, turns: Sequence[Turn], points: Tensor | None) -> Prediction:
+    """One batch, averaged over turns and mirrors."""
     flags = flag_images(cutouts)
     means, covariances, clouds, reference = [], [], [], None
-    for turn in range(turns):
-        inputs = network.backbone.inputs(cutouts, turn)
+    for turn, turned in turn_field(network, cutouts, turns):
+        inputs = network.backbone.inputs(turned, turn.element)
+        reference = _in_stamp(inputs.reference, turned, cutouts) if reference is None else reference
         raw = network.head(network.backbone(inputs))
         mean, covariance = network.head.posterior(raw)
-        back = turn_internal(turn, mean.device).T
-        means.append(mean @ back.T)
+        back = turn_internal(turn.element, mean.device, turn.angle_deg).T
+        shift = _shift(inputs.reference, reference, turned, turn.angle_deg)
+        means.append(mean @ back.T + shift)
         covariances.append(back @ covariance @ back.T)
         if points is not None:
-            clouds.append((_draw(network, raw, points, mean) @ back.T).float().cpu())
-        reference = inputs.reference if reference is None else reference
+            clouds.append((_draw(network, raw, points, mean) @ back.T + shift[:, None]).float().cpu())
     assert reference is not None
     cloud = torch.cat(clouds, 1) if clouds else None
     if cloud is None:
@@ -64,6 +68,28 @@ def predict_parameters(network: Network, cutouts: Cutouts, turns: int, points: T
     )
 
 
+def _in_stamp(reference: Reference, cut: Cutouts, whole: Cutouts) -> Reference:
+    """The reference of what was cut out of stamps, in the pixels of the whole."""
+    border = (whole.images.shape[1] - cut.images.shape[1]) // 2
+    x, y = reference.centre_px
+    return dataclasses.replace(reference, centre_px=(x + border, y + border))
+
+
+def _shift(reference: Reference, first: Reference, turned: Cutouts, angle_deg: float) -> Tensor:
+    """(B, 12) what coordinates of a turned image, turned back, gain relative to the first reference.
+
+    Pixels turn about the array's centre; coordinates count from the field's, half a pixel off where sides are odd.
+    """
+    ln_flux, ln_size = reference.compare(first)
+    shift = torch.zeros(len(ln_flux), len(INTERNAL_NAMES), dtype=torch.float64, device=ln_flux.device)
+    if angle_deg:
+        off = np.array(reference.centre_px) - array_centre((turned.images.shape[1], turned.images.shape[2]))
+        shift[:, :2] = torch.as_tensor(rotation_matrix(-angle_deg) @ off - off)
+    shift[:, INTERNAL_NAMES.index("ln_flux")] = ln_flux
+    shift[:, INTERNAL_NAMES.index("ln_radius")] = ln_size
+    return shift
+
+
 def _draw(network: Network, raw: Tensor, points: Tensor, mean: Tensor) -> Tensor:
     """(B, S, 12) draws; the few that a spline's root loses to rounding lie at the Gaussian's mean instead."""
     drawn = network.head.draw(raw, points.to(mean.device))
@@ -91,7 +117,7 @@ def _judged(mean: Tensor, reference: Reference, network: Network) -> np.ndarray:
     return flags
 
 
-def empty_parameters(network: Network, cutouts: Cutouts, turns: int, points: Tensor | None) -> Prediction:
+def empty_parameters(network: Network, cutouts: Cutouts, turns: Sequence[Turn], points: Tensor | None) -> Prediction:
     """A prediction of nothing."""
     dim = len(INTERNAL_NAMES)
     zero = torch.zeros(0)
@@ -103,6 +129,6 @@ def empty_parameters(network: Network, cutouts: Cutouts, turns: int, points: Ten
         cutouts.flags,
         cutouts.survey,
         name_of(network),
-        draws=None if points is None else torch.zeros(0, turns * len(points), dim),
+        draws=None if points is None else torch.zeros(0, len(turns) * len(points), dim),
         prior=read_prior(network, cutouts.survey.name),
     )

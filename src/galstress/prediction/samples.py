@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from galstress.heads import Samples
 from galstress.networks.network import Network
 from galstress.prediction.dropout import draw_raw
 from galstress.prediction.judging import UNUSABLE, flag_domain, flag_images, flag_scale, name_of, read_prior
+from galstress.prediction.turns import Turn, turn_field
 
 __all__ = ["predict_samples"]
 
@@ -21,8 +23,8 @@ _A_PASS = 32
 """Draws of the Gaussian of each pass with dropout."""
 
 
-def predict_samples(network: Network, cutouts: Cutouts, turns: int, count: int) -> Samples:
-    """One batch: ``count`` draws an object, an equal part from each of the first ``turns`` turns and mirrors.
+def predict_samples(network: Network, cutouts: Cutouts, turns: Sequence[Turn], count: int) -> Samples:
+    """One batch: ``count`` draws an object, an equal part from each of the turns and mirrors.
 
     The posterior is the mixture of the Gaussians that the network says under dropout; each of those gives 32 draws.
     """
@@ -30,12 +32,14 @@ def predict_samples(network: Network, cutouts: Cutouts, turns: int, count: int) 
     if not len(cutouts):
         return _pack(network, cutouts, flags, np.zeros((0, count, 3), np.float32))
     clouds, reference, places = [], None, []
-    normal = _draw_normal(max(count // turns, 1)).to(cutouts.images.device)
-    for turn in range(turns):
-        inputs = network.backbone.inputs(cutouts, turn)
+    normal = _draw_normal(max(count // len(turns), 1)).to(cutouts.images.device)
+    for turn, turned in turn_field(network, cutouts, turns):
+        inputs = network.backbone.inputs(turned, turn.element)
         reference = inputs.reference if reference is None else reference
-        raw = draw_raw(network, inputs, -(-len(normal) // _A_PASS), turn)
-        places.append(network.head.posterior(raw.mean(1))[0])
+        # every turn drops the same units: else an answer would not be that of the turned image
+        raw = draw_raw(network, inputs, -(-len(normal) // _A_PASS))
+        ln_flux, ln_size = inputs.reference.compare(reference)
+        places.append(network.head.posterior(raw.mean(1))[0][:, 1:] + torch.stack([ln_size, ln_flux], 1))
         # neighbours in the sequence of points are even among themselves, those a power of two apart are not
         coordinates = network.head.draw(raw.repeat_interleave(_A_PASS, 1)[:, : len(normal)], normal)
         clouds.append(network.head.outputs(coordinates, inputs.reference, cutouts.survey))
@@ -44,7 +48,7 @@ def predict_samples(network: Network, cutouts: Cutouts, turns: int, count: int) 
     middle = torch.stack(places).mean(0)
     bad = ((flags & UNUSABLE) != 0) | ~np.isfinite(draws).all((1, 2))
     flags[bad & ((flags & UNUSABLE) == 0)] |= int(Flag.ALL_MASKED)
-    judged = flag_domain(network, middle[:, 2] + torch.log(reference.flux), middle[:, 1] + torch.log(reference.size_px))
+    judged = flag_domain(network, middle[:, 1] + torch.log(reference.flux), middle[:, 0] + torch.log(reference.size_px))
     if network.backbone.pixels != "raw":
         # the aperture's own noise: a Gaussian weight of this size collects 2 sqrt(pi) sigma pixels of it
         snr = reference.flux / (2 * np.sqrt(np.pi) * reference.size_px)

@@ -33,7 +33,8 @@ def _cell(
         schedule=Schedule(steps=steps, learning_rate=1e-3, warm_up=300, cool_down=0.6, weight_decay=1e-3),
         head="classes" if backbone == "gamornet" else "triple",
         at_once=at_once, per_survey=batch // at_once, block=256, exposures=16, neighbour_share=0.25, cut_share=0.05,
-        faintest_snr=0.0 if backbone == "gamornet" else 6.0, structured_share=0.25, own_surveys=published_surveys(),
+        faintest_snr=0.0 if backbone == "gamornet" else 6.0, structured_share=0.25, nominal_share=0.5,
+        own_surveys=published_surveys(),
     )  # fmt: skip
 
 
@@ -59,7 +60,7 @@ CELLS: dict[str, Recipe] = {
                 "hst-candels-f125w": {"gamornet-candels": 0.3, "cosmos": 0.7},
                 "hst-candels-f814w": _DEEP,
             },
-            83, width=0.25, steps=4500, batch=128,
+            83, width=0.25, steps=12000, batch=128,
         ),
         _cell(
             "gamornet-hsc",
@@ -76,7 +77,7 @@ CELLS: dict[str, Recipe] = {
                 "hsc-wide-g": {"gampen-hsc-g": 0.9, "nearby": 0.1},
                 "hsc-wide-i": {"gampen-hsc-g": 0.4, "cosmos": 0.3, "nearby": 0.3},
             },
-            96, width=0.125, steps=4500, batch=64,
+            96, width=0.125, steps=9000, batch=64,
         ),
         _cell(
             "gampen-sdss",

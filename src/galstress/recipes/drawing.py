@@ -40,7 +40,9 @@ def draw_block(recipe: Recipe, name: str, number: int, seed: int, device: torch.
     generator = torch.Generator(device).manual_seed(mix_seed(seed, number, order, 0))
     choose = torch.Generator().manual_seed(mix_seed(seed, number, order, 9))
     survey = recipe.see(name)
-    survey = vary_survey(survey, choose) if recipe.varied else survey
+    # the draw is made on a copy of the stream: a recipe without nominal blocks draws as it always did
+    is_nominal = float(torch.rand(1, generator=choose.clone_state())) < recipe.nominal_share
+    survey = vary_survey(survey, choose) if recipe.varied and not is_nominal else survey
     sizes = recipe.stamps[name]
     stamp_px = sizes[int(torch.randint(len(sizes), (1,), generator=choose))]
     with_neighbours = float(torch.rand(1, generator=choose)) < recipe.neighbour_share

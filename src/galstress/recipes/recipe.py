@@ -70,6 +70,8 @@ class Recipe:
     at one exact angle e2 would be no quantity, and its density without bound."""
     varied: bool = True
     """Surveys vary about their numbers, sky and its rms are known to a few hundredths; else all as if it were known."""
+    nominal_share: float = 0.0
+    """Share of blocks in which PSF, sky and gain are the survey's own, whatever ``varied`` says."""
     images: int = 0
     """Images in all, each seen again and again with the same noise; 0: drawn anew for as long as it takes."""
     pedestal: tuple[float, float] = (0.0, 0.0)

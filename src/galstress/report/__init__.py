@@ -44,8 +44,8 @@ A folder of records holds, as far as they were made (a part whose record is miss
     ``<figure>.svg`` or ``.png``, and ``<figure>-dark``
         Figures for both themes.
 ``stress.parquet``
-    The table of :func:`galstress.battery.stress`, with ``survey`` where there are several, and ``averaged`` (true
-    or false) where one pass and averaged predictions are both there.
+    The table of :func:`galstress.battery.stress`, with ``survey`` where there are several, and ``averaged``
+    (turns, or 0) where one pass and averaged predictions are both there.
 ``accuracy.parquet``, ``coverage.parquet``
     :func:`galstress.scores.accuracy_table` (binned by ``snr``) and :func:`galstress.scores.coverage_table`, with
     ``survey``, ``population`` and ``neighbours`` (true or false) where there are several.

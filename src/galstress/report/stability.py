@@ -239,9 +239,15 @@ def _split_passes(stress: Table) -> list[tuple[str, Table]]:
     """One pass and averaged predictions apart, one pass first; all rows as one where there is no such column."""
     if "averaged" not in stress:
         return [("one pass", stress)]
-    averaged = np.asarray(stress["averaged"]).astype(bool)
-    parts = [("one pass", ~averaged), ("averaged over eight turns and mirrors", averaged)]
-    return [(name, {key: column[rows] for key, column in stress.items()}) for name, rows in parts if rows.any()]
+    averaged = np.asarray(stress["averaged"]).astype(int)
+    averaged[averaged == 1] = 8  # tables of version 0.1 say true
+    parts = [(_name_pass(turns), averaged == turns) for turns in np.unique(averaged)]
+    return [(name, {key: column[rows] for key, column in stress.items()}) for name, rows in parts]
+
+
+def _name_pass(turns: int) -> str:
+    """In words."""
+    return f"averaged over {'eight' if turns == 8 else turns} turns and mirrors" if turns else "one pass"
 
 
 def _collect(stress: Table, kind: str, output: str) -> _Shifts | None:

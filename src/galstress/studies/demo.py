@@ -227,7 +227,7 @@ class _Run:
         gallery = self.galleries[name]
         kinds = ["quarter-turns", "interpolated-rotation", *(["depth"] if gallery.has_noise else [])]
         amounts = {"interpolated-rotation": [float(angle) for angle in range(0, 360, 4 * self.size.angle_step)]}
-        self._stress(gallery.cutouts, kinds, amounts, averaged=False)
+        self._stress(gallery.cutouts, kinds, amounts, averaged=0)
 
     def redraw(self, survey: str, seed: int) -> None:
         """Draw simulated galaxies again at other angles: one pass, and averaged over turns and mirrors."""
@@ -235,12 +235,12 @@ class _Run:
         drawn = simulate(survey, 3 * most, seed=seed, population=population)
         prediction = predict(self.network, drawn, device=self.device)
         seen = np.flatnonzero((prediction.flags & int(Flag.FAINT | Flag.OUT_OF_DOMAIN)) == 0)[:most]
-        for averaged, step in ((False, self.size.angle_step), (True, 2 * self.size.angle_step)):
+        for averaged, step in ((0, self.size.angle_step), (8, 2 * self.size.angle_step)):
             amounts = {"redrawn-rotation": [float(angle) for angle in range(0, 360, step)]}
             self._stress(drawn.select(seen), ["redrawn-rotation"], amounts, averaged=averaged)
 
     def _stress(
-        self, cutouts: Cutouts, kinds: Sequence[str], amounts: Mapping[str, Sequence[float]], *, averaged: bool
+        self, cutouts: Cutouts, kinds: Sequence[str], amounts: Mapping[str, Sequence[float]], *, averaged: int
     ) -> None:
         """Add to the stress table."""
         table = stress_passes(

@@ -183,7 +183,9 @@ class _Run:
     def spread(self, network: Network, average: bool) -> Array:
         """(N, 3) standard deviation over angles of each redrawn galaxy's answers."""
         cutouts = self.target.redrawn
-        table = stress_passes(network, cutouts, ["redrawn-rotation"], amounts=self.amounts, averaged=[average])
+        table = stress_passes(
+            network, cutouts, ["redrawn-rotation"], amounts=self.amounts, averaged=[8 if average else 0]
+        )
         spread = rotation_spread(table)
         values = np.full((len(cutouts), len(_OUTPUTS)), np.nan)
         for k, output in enumerate(_OUTPUTS):

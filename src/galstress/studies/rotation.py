@@ -22,6 +22,7 @@ from galstress.studies.cells import Job, digest, keep, list_versions, round_numb
 from galstress.studies.records import write_json
 from galstress.studies.turns import BLOCK, KINDS, POINTS, Field, list_quantities, measure_block
 from galstress.survey import Survey, available_surveys
+from galstress.turning import side_for_turns
 
 __all__ = ["RotationStudy", "find_fields", "study_rotation"]
 
@@ -31,7 +32,6 @@ _BAR, _BAR_SHARE, _FOVEAL_BAR = 3, 0.95, 1
 _LEVEL, _RESAMPLINGS = 0.95, 400
 _Z = 1.959964
 _OF = ("largest", "rms")
-_AVERAGE_WORK = 8
 
 Array = NDArray[np.float64]
 
@@ -50,7 +50,13 @@ class RotationStudy:
 
 
 def find_fields(
-    network: Network, names: Sequence[str] = (), *, stamp_px: int | None = None, least_snr: float = 20.0, seed: int = 1
+    network: Network,
+    names: Sequence[str] = (),
+    *,
+    stamp_px: int | None = None,
+    least_snr: float = 20.0,
+    seed: int = 1,
+    turnable: bool = False,
 ) -> list[Field]:
     """Galaxies as a network was trained on them, a field a survey.
 
@@ -61,6 +67,7 @@ def find_fields(
         stamp_px: Side of the stamps; by default the backbone's, or the survey's.
         least_snr: Fainter galaxies are left out.
         seed: Of the galaxies.
+        turnable: The stamps are larger by what turns by any angle take; the galaxies are the same ones, or as large.
 
     Raises:
         InputError: The network names no survey, and none is given.
@@ -79,7 +86,9 @@ def find_fields(
                 raise UnknownNameError("survey", name, (*available_surveys(), *published_surveys()))
             survey = Survey.load(name)
         side = stamp_px or getattr(network.backbone, "stamp_px", None) or survey.stamp_px
-        fields.append(Field(survey, read_prior(network, name) or {"cosmos": 1.0}, int(side), least_snr, seed))
+        field = Field(survey, read_prior(network, name) or {"cosmos": 1.0}, int(side), least_snr, seed)
+        wide = dataclasses.replace(field, stamp_px=side_for_turns(int(side)), view_px=int(side))
+        fields.append(wide if turnable else field)
     return fields
 
 
@@ -89,7 +98,7 @@ def study_rotation(
     folder: str | Path,
     size: tuple[int, int] = (500, 36),
     kinds: Sequence[str] = tuple(KINDS),
-    average: bool = False,
+    average: Sequence[int] = (),
     device: str = "cpu",
     command: str = "",
     progress: bool = False,
@@ -103,7 +112,7 @@ def study_rotation(
             at the end.
         size: Galaxies of each survey, a multiple of fifty, and angles, three or more.
         kinds: Ways to turn, of :data:`galstress.studies.turns.KINDS`.
-        average: Measure the average over the eight quarter turns and mirrors, too, at eight times the work.
+        average: Also averages over so many turns and mirrors: 8, or more (:func:`galstress.predict`).
         device: Where to compute.
         command: What the summary says this was started by.
         progress: Show what is done, and the time left (on stderr).
@@ -128,7 +137,7 @@ def study_rotation(
         _Cell(name, network, field, averaged)
         for name, (network, fields) in networks.items()
         for field in fields
-        for averaged in ((False, True) if average else (False,))
+        for averaged in (0, *average)
     ]
     blocks = range(count // BLOCK)
     jobs = [cell.job(block, kinds, (angles, device)) for block in blocks for cell in cells]
@@ -156,12 +165,12 @@ def study_rotation(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Cell:
-    """One network on one survey, one pass or averaged."""
+    """One network on one survey, one pass or averaged over turns."""
 
     name: str
     network: Network
     field: Field
-    averaged: bool
+    averaged: int
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -176,18 +185,26 @@ class _Cell:
 
     def name_block(self, block: int) -> str:
         """Of its file."""
-        return f"{self.name}-on-{self.field.survey.name}-{'averaged' if self.averaged else 'single'}-{block:03d}"
+        passes = f"averaged{self.averaged}" if self.averaged else "single"
+        return f"{self.name}-on-{self.field.survey.name}-{passes}-{block:03d}"
 
     def job(self, block: int, kinds: Sequence[str], how: tuple[int, str]) -> Job:
         """Fifty galaxies."""
         weights = [float(parameter.detach().double().sum()) for parameter in self.network.parameters()]
         drawn = self.field
-        of_field = [drawn.survey.to_record(), dict(drawn.shares), drawn.stamp_px, drawn.least_snr, drawn.seed]
+        of_field = [
+            drawn.survey.to_record(),
+            dict(drawn.shares),
+            drawn.stamp_px,
+            drawn.least_snr,
+            drawn.seed,
+            drawn.view_px,
+        ]
         mark = digest(weights, of_field, list(kinds), how[0], self.averaged, block)
         work = functools.partial(
             measure_block, self.network, self.field, block, tuple(kinds), (how[0], self.averaged, how[1])
         )
-        return Job(self.name_block(block), mark, work, _AVERAGE_WORK if self.averaged else 1)
+        return Job(self.name_block(block), mark, work, max(self.averaged, 1))
 
     def list_shifts(self, blocks: Sequence[Mapping[str, Any]], place: int) -> list[dict[str, Any]]:
         """Quantiles over galaxies, and shares within a few per cent."""
@@ -293,7 +310,9 @@ def _say(bar: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> str:
     shown = [row for row in bar if row["kind"] == kind]
     words = []
     for row in shown:
-        name = f"{row['network']} on {row['survey']}" + (", averaged over eight turns" if row["averaged"] else "")
+        name = f"{row['network']} on {row['survey']}" + (
+            f", averaged over {row['averaged']} turns" if row["averaged"] else ""
+        )
         if row["share"] is None:
             words.append(f"{name}: no answer")
             continue

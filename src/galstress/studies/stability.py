@@ -23,7 +23,7 @@ def stress_passes(
     seed: int = 0,
     *,
     amounts: Mapping[str, Sequence[float]] | None = None,
-    averaged: Sequence[bool] = (False,),
+    averaged: Sequence[int] = (0,),
     progress: bool = False,
 ) -> QTable:
     """The stress table with the columns ``averaged`` and ``survey``.
@@ -34,7 +34,7 @@ def stress_passes(
         perturbations: As :func:`galstress.stress` takes them.
         seed: Of everything random.
         amounts: Amounts by perturbation; those named here only replace the usual ones.
-        averaged: Which passes: False for one pass, True for the average over the eight turns and mirrors.
+        averaged: Which passes: 0 for one pass, else the turns and mirrors that answers are averaged over: 8 to 64.
         progress: Whether to show bars with the time left.
     """
     device = str(cutouts.images.device)
@@ -42,8 +42,8 @@ def stress_passes(
     for average in averaged:
         measure = functools.partial(predict, network, average=average, device=device)
         table = stress(measure, cutouts, perturbations, seed, amounts, progress=progress)
-        table["averaged"] = np.full(len(table), average)
-        table["averaged"].info.description = "mean over the eight quarter turns and mirrors, instead of one pass"
+        table["averaged"] = np.full(len(table), int(average))
+        table["averaged"].info.description = "turns and mirrors that the answer is the mean of; 0 for one pass"
         table["survey"] = np.full(len(table), cutouts.survey.name)
         table["survey"].info.description = "the survey of the image"
         tables.append(table)

@@ -70,9 +70,11 @@ class Field:
     stamp_px: int
     """Side of the stamps."""
     least_snr: float = 20.0
-    """Fainter galaxies are not drawn, nor those with a half-light radius above 0.35 of the stamp."""
+    """Fainter galaxies are not drawn, nor those with a half-light radius above 0.35 of what is looked at."""
     seed: int = 1
     """Far from every training's."""
+    view_px: int | None = None
+    """Side of what is looked at; None: the whole stamp."""
 
     def draw(self, block: int) -> tuple[Cutouts, Tensor]:
         """:data:`BLOCK` galaxies without noise, and noise (N, H, W) in units of its sigma.
@@ -106,7 +108,9 @@ class Field:
             )
             assert drawn.truth is not None
             radius = drawn.truth["half_light_radius_arcsec"].to_value("arcsec") / self.survey.pixel_scale_arcsec
-            fits = (np.asarray(drawn.truth["snr"]) > self.least_snr) & (radius < _LARGEST_RADIUS * self.stamp_px)
+            fits = (np.asarray(drawn.truth["snr"]) > self.least_snr) & (
+                radius < _LARGEST_RADIUS * (self.view_px or self.stamp_px)
+            )
             chosen = np.flatnonzero(fits)[: number - found]
             if len(chosen):
                 found += len(chosen)
@@ -146,7 +150,7 @@ def _expose(clean: Cutouts, noise: Tensor) -> Cutouts:
     return dataclasses.replace(clean, images=clean.images + clean.variance.sqrt() * noise)
 
 
-def ask(network: Network, cutouts: Cutouts, average: bool, device: str = "cpu") -> tuple[str, Array]:
+def ask(network: Network, cutouts: Cutouts, average: int, device: str = "cpu") -> tuple[str, Array]:
     """What a network says: a kind of :data:`POINTS`, and (S, N, 3) numbers.
 
     A classifier's are (1, N, 3) probabilities. Of a posterior of B/T, radius and flux they are the point (mode for
@@ -232,7 +236,7 @@ def measure_decisions(answers: Array) -> dict[str, dict[str, Array]]:
 
 
 def measure_block(
-    network: Network, field: Field, block: int, kinds: Sequence[str], how: tuple[int, bool, str]
+    network: Network, field: Field, block: int, kinds: Sequence[str], how: tuple[int, int, str]
 ) -> dict[str, Any]:
     """A block of galaxies turned in every way: its record, numbers as lists; ``how``: angles, average, device."""
     angles, average, device = how
