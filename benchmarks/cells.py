@@ -5,12 +5,12 @@
 Needs the real images (``GALSTRESS_DATA``). SDSS and HSC: real Hubble galaxies re-observed in the survey's real sky
 (``sdss-r``, ``hsc-wide-i``; beyond the middle 128 pixels in drawn noise), whose labels are B/T (published or fitted),
 half-light radius and flux. HST: those of ``hst-candels-bd201`` (F814W) with consistent published fits. Some of the
-galaxies give labels, errors are measured on the others: no galaxy is in both. Simulated galaxies of the cell's recipe,
-part of them with arms, bars, rings, clumps or dust, are mixed in, three a real one, so that what was learned on
-simulations stays. Written are ``CELL.safetensors`` and ``CELL.json``: errors of posterior medians with 68 % intervals
-(or log-loss and share of right classes), beside guessing the median (or the classes' shares) of the labels, on real and
-on fresh simulated galaxies, and which network should ship. Interrupted, the same command goes on: cutouts and
-checkpoints are kept in the folder.
+galaxies give labels, errors are measured on the others: no galaxy is in both. Simulated galaxies of all surveys of the
+cell's recipe, part of them with arms, bars, rings, clumps or dust, are mixed in, three a real one, so that what was
+learned on simulations stays. Written are ``CELL.safetensors`` and ``CELL.json``: errors of posterior medians with 68 %
+intervals (or log-loss and share of right classes), beside guessing the median (or the classes' shares) of the labels,
+on real and on fresh simulated galaxies, and which network should ship. Interrupted, the same command goes on: cutouts
+and checkpoints are kept in the folder.
 """
 
 from __future__ import annotations
@@ -117,28 +117,39 @@ def observe_hubble(stamp_px: int) -> tuple[Sample, Sample]:
     return pool, test
 
 
-def draw(recipe: Recipe, survey: str, count: int, stamp_px: int, seed: int) -> Sample:
-    """Simulated galaxies in the recipe's shares of populations, a quarter of them with structure."""
-    shares = recipe.surveys[survey]
-    parts = []
-    for place, (population, share) in enumerate(shares.items()):
-        number = max(1, round(count * share))
-        parts.append(
-            simulate(
-                recipe.see(survey),
-                number,
-                seed + place,
-                population,
-                stamp_px=stamp_px,
-                structured=recipe.structured_share,
+def draw(recipe: Recipe, domain: str, count: int, stamp_px: int, seed: int) -> Sample:
+    """Simulated galaxies of all surveys of the recipe, in its shares of populations, a quarter of them with structure.
+
+    All are told to be of the domain's survey: the networks look at pixels in units of the sky's rms alone. A flux is
+    that of as many image units there.
+    """
+    own = Survey.load(domain)
+    parts, kept = [], []
+    for each, shares in recipe.surveys.items():
+        for place, (population, share) in enumerate(shares.items()):
+            survey, number = recipe.see(each), max(1, round(count * share / len(recipe.surveys)))
+            drawn = simulate(
+                survey, number, seed + place, population, stamp_px=stamp_px, structured=recipe.structured_share
             )
-        )
-    labels = vstack([cut_labels(part.truth) for part in parts])
-    # a network must not be asked what the recipe never showed it
-    snr = np.concatenate([np.asarray(part.truth["snr"], float) for part in parts if part.truth is not None])
-    keep = np.flatnonzero(snr > max(recipe.faintest_snr, 6.0))
-    whole = Cutouts.concatenate([dataclasses.replace(part, truth=None, neighbours=None) for part in parts])
-    return Sample(whole.select(keep), labels[keep], [f"simulated-{seed}-{row}" for row in keep])
+            labels = cut_labels(drawn.truth)
+            labels["flux_njy"] *= own.unit_njy / survey.unit_njy
+            assert drawn.truth is not None
+            # a network must not be asked what the recipe never showed it
+            seen = np.flatnonzero(np.asarray(drawn.truth["snr"], float) > max(recipe.faintest_snr, 6.0))
+            kept.append(labels[seen])
+            parts.append(_strip(drawn.select(seen), own))
+    whole = Cutouts.concatenate([_strip(part, own, parts[0]) for part in parts])
+    return Sample(whole, vstack(kept), [f"simulated-{seed}-{row}" for row in range(len(whole))])
+
+
+def _strip(cutouts: Cutouts, survey: Survey, first: Cutouts | None = None) -> Cutouts:
+    """Without tables that not all cutouts have, and with the first ones' PSF, which neither network looks at."""
+    first = first or cutouts
+    return dataclasses.replace(
+        cutouts, truth=None, neighbours=None, wcs=None, survey=survey, psf_oversampling=first.psf_oversampling,
+        catalogue=cutouts.catalogue[["object_id", "ra", "dec", "redshift", "flags"]],
+        psf=first.psf[:1].expand(len(cutouts), -1, -1),
+    )  # fmt: skip
 
 
 def cut_labels(truth: QTable | None) -> QTable:
@@ -148,19 +159,10 @@ def cut_labels(truth: QTable | None) -> QTable:
 
 
 def mix(real: Sample, simulated: Sample) -> Sample:
-    """Both as one, without what only one of them has; neither network looks at the PSF, so all get the first one's."""
-    first, columns = real.cutouts, ["object_id", "ra", "dec", "redshift", "flags"]
-    parts = []
-    for sample in (real, simulated):
-        cutouts = sample.cutouts
-        parts.append(
-            dataclasses.replace(
-                cutouts, truth=None, neighbours=None, wcs=None, survey=first.survey,
-                catalogue=cutouts.catalogue[columns], psf=first.psf[:1].expand(len(cutouts), -1, -1),
-                psf_oversampling=first.psf_oversampling,
-            )
-        )  # fmt: skip
-    return Sample(Cutouts.concatenate(parts), vstack([real.labels, simulated.labels]), real.groups + simulated.groups)
+    """Both as one."""
+    survey, first = real.cutouts.survey, real.cutouts
+    cutouts = Cutouts.concatenate([_strip(each.cutouts, survey, first) for each in (real, simulated)])
+    return Sample(cutouts, vstack([real.labels, simulated.labels]), real.groups + simulated.groups)
 
 
 def measure(network: Network, sample: Sample) -> np.ndarray:

@@ -107,6 +107,44 @@ def test_averaged_answer_turns_exactly_with_the_pixels(element: int) -> None:
     assert np.allclose(after.mean[:, :3], before.mean[:, :3], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "settings"),
+    [
+        ("foveal", {"width": 0.34}),
+        ("gamornet", {"stamp_px": 49, "width": 0.05}),
+        ("gamornet", {"stamp_px": 49, "width": 0.05, "pixels": "sky"}),
+        ("gampen", {"stamp_px": 56, "width": 0.04, "pixels": "sky"}),
+        ("gampen", {"stamp_px": 57, "width": 0.04, "pixels": "sky"}),
+    ],
+)
+def test_inputs_of_several_turns_are_those_of_each_turned_image(backbone: str, settings: dict) -> None:
+    network = Network.build(backbone, **settings)
+    drawn = simulate("hsc-wide-i", 3, seed=2, stamp_px=65 if settings.get("stamp_px", 0) % 2 else 64)
+    for element, inputs in enumerate(network.backbone.inputs_at(drawn, range(8))):
+        turned = dataclasses.replace(
+            drawn, images=turn_images(drawn.images, element), psf=turn_images(drawn.psf, element), truth=None
+        )
+        by_hand = network.backbone.inputs(turned)
+        torch.testing.assert_close(inputs.views, by_hand.views, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(inputs.reference.flux, by_hand.reference.flux, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(inputs.reference.size_px, by_hand.reference.size_px, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("backbone", "stamp_px"), [("gampen", 57), ("gampen", 56), ("gamornet", 57)])
+def test_averages_are_the_same_for_quarter_turns_on_odd_and_even_sides(backbone: str, stamp_px: int) -> None:
+    torch.manual_seed(2)
+    network = Network.build(backbone, stamp_px=stamp_px, width=0.04, pixels="sky")
+    drawn = simulate("hsc-wide-i", 4, seed=2, stamp_px=stamp_px + 4)
+
+    def ask(element: int) -> np.ndarray:
+        turned = dataclasses.replace(drawn, images=turn_images(drawn.images, element), truth=None)
+        answer = predict(network, turned, average=8)
+        return answer.mean if backbone == "gampen" else answer.probabilities
+
+    for element in (1, 6):
+        np.testing.assert_allclose(ask(element), ask(0), rtol=1e-4)
+
+
 @pytest.mark.parametrize("element", range(1, 8))
 def test_what_is_told_of_the_psf_turns_with_the_image(element: int) -> None:
     survey = Survey.load("hsc-wide-i")

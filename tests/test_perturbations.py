@@ -23,7 +23,7 @@ from galstress.perturbations.geometry import quarter_matrix, turn_table, turn_wc
 from galstress.rendering import draw_truth
 from galstress.simulation import simulate
 from galstress.survey import Survey, available_surveys
-from galstress.turning import array_centre, rotation_matrix
+from galstress.turning import array_centre, crop_centre, rotation_matrix, turn_pixels
 
 SURVEY = Survey.load("hsc-wide-i")
 TENSORS = ("images", "variance", "mask", "neighbour_mask", "psf", "psf_fwhm_px", "sky_rms")
@@ -509,3 +509,17 @@ def test_truth_is_a_table_of_plain_columns_too():
     table = QTable({"x_px": [3.0], "y_px": [4.0], "e1": [0.1], "e2": [0.2], "disk_position_angle_deg": [10.0]})
     turned = turn_table(table, rotation_matrix(90), array_centre((11, 11)))
     assert [float(turned[n][0]) for n in turned.colnames] == pytest.approx([6.0, 3.0, -0.1, -0.2, 100.0])
+
+
+@pytest.mark.parametrize(("stamp_px", "side_px"), [(40, 24), (41, 25)])
+def test_turned_squares_are_the_middle_of_turned_stamps(stamp_px, side_px):
+    drawn = simulate("hsc-wide-i", 3, seed=4, stamp_px=stamp_px, neighbours=True)
+    mask = drawn.mask.clone()
+    mask[0, 11:14, 17] = True
+    drawn = dataclasses.replace(drawn, mask=mask)
+    whole, square = crop_centre(turn_pixels(drawn, 25.0), side_px), turn_pixels(drawn, 25.0, side_px)
+    for name in ("images", "variance", "mask", "neighbour_mask", "psf"):
+        torch.testing.assert_close(getattr(square, name), getattr(whole, name), msg=name)
+    torch.testing.assert_close(square.sky_rms, whole.sky_rms, rtol=0.02, atol=0)  # a mean over other pixels
+    assert square.images.shape == (3, side_px, side_px)
+    assert square.truth is None

@@ -15,7 +15,7 @@ from galstress.cutouts import decode_flags
 from galstress.errors import InputError
 from galstress.heads import TripleHead
 from galstress.networks import GaMorNet, GaMPEN, Network
-from galstress.networks.gampen import has_collapsed
+from galstress.networks.gampen import _SeldomDropout, has_collapsed
 from galstress.networks.pixels import PixelInputs
 from galstress.prediction import predict
 from galstress.simulation import simulate
@@ -77,10 +77,44 @@ def test_dropout_stands_in_front_of_every_convolution_but_the_first_and_behind_t
     with torch.device("meta"):
         network = GaMPEN(96, dropout=0.25)
     trunk = [layer for layer in network.stages.modules() if isinstance(layer, nn.Conv2d | nn.Linear | nn.Dropout)]
-    kinds = "".join({nn.Conv2d: "c", nn.Linear: "l", nn.Dropout: "d"}[type(layer)] for layer in trunk)
+    letters = {nn.Conv2d: "c", nn.Linear: "l", nn.Dropout: "d"}
+    kinds = "".join(letter for layer in trunk for kind, letter in letters.items() if isinstance(layer, kind))
     assert kinds == "c" + "dc" * 12 + "ldldl"
     assert {layer.p for layer in trunk if isinstance(layer, nn.Dropout)} == {0.25}
     assert not any(isinstance(m, nn.Dropout) for m in (*network.localization.modules(), *network.zooming.modules()))
+
+
+@pytest.mark.parametrize("rate", [7e-4, 0.01])
+def test_seldom_dropout_drops_each_unit_independently_at_its_rate(rate: float) -> None:
+    torch.manual_seed(6)
+    layer = _SeldomDropout(rate).train()
+    units = 2000
+    dropped = torch.stack([(layer(torch.ones(1, units)) == 0)[0] for _ in range(4000)]).double()
+    # of independent units the number dropped is binomial, in every place alike, next to another as often as far from it
+    count = dropped.sum(1)
+    mean, sigma = units * rate, math.sqrt(units * rate * (1 - rate))
+    assert count.mean().item() == pytest.approx(mean, abs=4 * sigma / math.sqrt(4000))
+    assert count.var().item() == pytest.approx(sigma**2, rel=0.12)
+    thirds = dropped.mean(0)[: units // 3 * 3].view(3, -1).mean(1)
+    assert thirds.tolist() == pytest.approx([rate] * 3, rel=0.06)
+    beside = (dropped[:, 1:] * dropped[:, :-1]).mean().item()
+    assert beside == pytest.approx(rate**2, rel=0.5 if rate < 1e-3 else 0.1)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_seldom_dropout_has_the_gradient_of_what_it_did(memory_format: torch.memory_format) -> None:
+    torch.manual_seed(6)
+    layer = _SeldomDropout(0.015).train()
+    x = torch.randn(3, 5, 17, 19).to(memory_format=memory_format).requires_grad_()
+    y = layer(x)
+    slope = torch.randn(y.shape)  # another order in memory than channels-last
+    (y * slope).sum().backward()
+    kept = y != 0
+    assert 0 < (~kept).sum() < 0.05 * y.numel()
+    torch.testing.assert_close(y, torch.where(kept, x / 0.985, 0))
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, torch.where(kept, slope / 0.985, 0))
+    torch.testing.assert_close(layer.eval()(x), x)
 
 
 # ---- GaMorNet's layers ---------------------------------------------------------------------------------------------

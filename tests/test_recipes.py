@@ -1,6 +1,7 @@
 """The published recipes and ours for the six cells."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -119,6 +120,25 @@ def test_dropout_does_not_depend_on_interruption(tmp_path) -> None:
     run(3, tmp_path / "cut.safetensors")
     torch.manual_seed(99)
     assert run(6, tmp_path / "cut.safetensors")[3:] == pytest.approx(whole[3:], rel=1e-4)
+
+
+def test_training_begins_with_the_weights_that_are_given(tmp_path) -> None:
+    recipe = small("gampen-hsc-improved")
+    first, _ = recipe.train(seed=1, steps=3)
+    kept = {name: t.clone() for name, t in first.modules().state_dict().items()}
+    still = dataclasses.replace(recipe, schedule=dataclasses.replace(recipe.schedule, learning_rate=0.0))
+    second, losses = still.train(seed=2, steps=2, start=first)
+    assert len(losses) == 2
+    for name, tensor in second.modules().state_dict().items():
+        if name != "head.widening":  # set anew on other galaxies
+            assert torch.equal(tensor, kept[name]), name
+    assert all(torch.equal(t, kept[name]) for name, t in first.modules().state_dict().items())
+    start = second.metadata["training"]["start"]
+    assert (start["recipe"], start["seed"], start["steps"]) == ("gampen-hsc-improved", 1, 3)
+    assert second.metadata["training"]["seed"] == 2
+    json.dumps(second.metadata)  # goes into a file
+    with pytest.raises(InputError, match="weights of"):
+        small("gampen-hst-improved", backbone={**recipe.backbone, "width": 0.05}).train(seed=1, steps=1, start=first)
 
 
 def test_probabilities_are_heated_until_they_hold() -> None:

@@ -115,6 +115,20 @@ def test_a_network_is_not_asked_about_pixels_that_it_does_not_know(tmp_path) -> 
     assert {row["sample"] for row in found.summary["classes"]} == {"gamornet-candels"}
 
 
+def test_averaged_answers_are_a_method_of_their_own(tmp_path) -> None:
+    torch.manual_seed(1)
+    networks = {"classifier": Network.build("gamornet", stamp_px=48, width=0.04, pixels="sky")}
+    options = {"folder": tmp_path, "counts": (24, 0), "seed": 2}
+    study_surveys(networks, ["gamornet-candels"], **options)
+    (plain,) = (tmp_path / "cells").iterdir()
+    before = plain.stat().st_mtime_ns
+    found = study_surveys(networks, ["gamornet-candels"], average=[8], **options)
+    assert plain.stat().st_mtime_ns == before  # an average adds to what is there
+    assert {row["method"] for row in found.summary["classes"]} == {"classifier", "classifier, 8 turns"}
+    record = json.loads((tmp_path / "cells" / "classifier-averaged8-on-gamornet-candels.json").read_text())
+    assert record["method"] == "classifier, 8 turns"
+
+
 def test_nothing_to_compare_is_refused(tmp_path) -> None:
     with pytest.raises(InputError, match="one network or more"):
         study_surveys({}, ["gamornet-candels"], folder=tmp_path)

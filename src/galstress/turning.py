@@ -73,14 +73,18 @@ def turned_side(stamp_px: int) -> int:
 
 def crop_centre(cutouts: Cutouts, side_px: int) -> Cutouts:
     """The central square of stamps, without tables that hold places; its parity is the stamps'."""
-    height, width = cutouts.images.shape[1:]
-    top, left = (height - side_px) // 2, (width - side_px) // 2
-    window = (slice(None), slice(top, top + side_px), slice(left, left + side_px))
-    pixels = {name: getattr(cutouts, name)[window] for name in ("images", "variance", "mask", "neighbour_mask")}
+    names = ("images", "variance", "mask", "neighbour_mask")
+    pixels = {name: _central(getattr(cutouts, name), side_px) for name in names}
     return dataclasses.replace(cutouts, **pixels, wcs=None, truth=None, neighbours=None)
 
 
-def turn_pixels(cutouts: Cutouts, angle_deg: float) -> Cutouts:
+def _central(pixels: Tensor, side_px: int) -> Tensor:
+    """The central square of (..., H, W)."""
+    top, left = ((side - side_px) // 2 for side in pixels.shape[-2:])
+    return pixels[..., top : top + side_px, left : left + side_px]
+
+
+def turn_pixels(cutouts: Cutouts, angle_deg: float, side_px: int | None = None) -> Cutouts:
     """Pixels and PSFs turned by interpolation (quintic kernel, 6 x 6 pixels); tables and WCS are left as they are.
 
     What that does to the noise: each new pixel is a weighted sum of old ones, so its variance is sum(w^2 variance)
@@ -96,10 +100,13 @@ def turn_pixels(cutouts: Cutouts, angle_deg: float) -> Cutouts:
     Arguments:
         cutouts: N objects.
         angle_deg: From +x towards +y.
+        side_px: Of the central square to which the result is cut (:func:`crop_centre`); None: the whole stamp. What is
+            cut away is not computed.
 
     Source: the kernel is Bernstein & Gruen (2014, PASP 126, 287), also GalSim's default for real images.
     """
-    kernel = _kernel(tuple(cutouts.images.shape[1:]), angle_deg, cutouts.images.device)
+    kernel = _kernel(tuple(cutouts.images.shape[1:]), angle_deg, cutouts.images.device, side_px)
+    cut = cutouts if side_px is None else crop_centre(cutouts, side_px)
     images, variance = cutouts.images.flatten(1), cutouts.variance.flatten(1)
     good = ~cutouts.mask.flatten(1) & torch.isfinite(images) & torch.isfinite(variance)
     total = _apply(kernel.weight, torch.where(good, images, 0))
@@ -110,13 +117,14 @@ def turn_pixels(cutouts: Cutouts, angle_deg: float) -> Cutouts:
         norm, lost = norm - _apply(kernel.weight, bad), lost + _apply(kernel.size, bad)
     ignored = lost > _LOSS
     norm = torch.where(ignored, 1, norm)
-    power = _apply(kernel.square, torch.ones_like(total[:1]))[0][kernel.outside < _LOSS].mean()
+    power = _apply(kernel.square, torch.ones_like(images[:1]))[0][kernel.outside < _LOSS].mean()
+    neighbours = rotate_nearest(cutouts.neighbour_mask, angle_deg)
     return dataclasses.replace(
-        cutouts,
-        images=torch.where(ignored, 0, total / norm).view_as(cutouts.images),
-        variance=torch.where(ignored, torch.inf, squares / norm**2).view_as(cutouts.variance),
-        mask=ignored.view_as(cutouts.mask),
-        neighbour_mask=rotate_nearest(cutouts.neighbour_mask, angle_deg),
+        cut,
+        images=torch.where(ignored, 0, total / norm).view_as(cut.images),
+        variance=torch.where(ignored, torch.inf, squares / norm**2).view_as(cut.variance),
+        mask=ignored.view_as(cut.mask),
+        neighbour_mask=neighbours if side_px is None else _central(neighbours, side_px),
         psf=_rotate_psf(cutouts.psf, angle_deg),
         sky_rms=cutouts.sky_rms * power.sqrt(),
     )
@@ -185,9 +193,12 @@ class _Kernel(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)  # image and PSF of a few angles: they are large
-def _kernel(shape: tuple[int, ...], angle_deg: float, device: torch.device) -> _Kernel:
-    """The interpolation that turns arrays of a shape by an angle."""
+def _kernel(shape: tuple[int, ...], angle_deg: float, device: torch.device, side_px: int | None = None) -> _Kernel:
+    """The interpolation that turns arrays of a shape by an angle, to their central square or all of them."""
     x, y = _sources(shape, angle_deg)
+    if side_px is not None:
+        central = _central(torch.arange(x.size).view(shape), side_px).flatten().numpy()
+        x, y = x[central], y[central]
     height, width = shape
     offsets = np.arange(-2, 4)[:, None]
     columns, rows = np.floor(x) + offsets, np.floor(y) + offsets
@@ -200,7 +211,7 @@ def _kernel(shape: tuple[int, ...], angle_deg: float, device: torch.device) -> _
 
     def sparse(values: Array) -> Tensor:
         values32 = torch.as_tensor(values[used].astype(np.float32))
-        size = (x.size, x.size)
+        size = (x.size, height * width)
         return torch.sparse_coo_tensor(places, values32, size, device=device, check_invariants=True).coalesce()
 
     norm, outside = (weight * inside).sum((0, 1)), (np.abs(weight) * ~inside).sum((0, 1))

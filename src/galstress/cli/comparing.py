@@ -12,7 +12,7 @@ import typer
 
 from galstress.cli.drawing import save_figures
 from galstress.cli.running import Device, Quiet, Seed, begin, weights_path
-from galstress.cli.studying import Folder, study
+from galstress.cli.studying import Averages, Folder, read_averages, study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,6 +42,7 @@ def surveys(
     ] = None,
     count: Annotated[int, typer.Option(min=20, help="Galaxies of each sample.")] = 2000,
     exact: Annotated[int, typer.Option(min=0, help="The first of them, for which the exact posterior is found.")] = 200,
+    average: Averages = "",
     seed: Seed = 1,
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -59,10 +60,11 @@ def surveys(
     loaded = {Path(name).stem: Network.load(name) for name in networks}
     words = ["galstress", "study", "surveys", *(Path(name).stem for name in networks)]
     words += [word for name in chosen for word in ("--sample", name)]
-    words += ["--count", str(count), "--exact", str(exact), "--seed", str(seed)]
+    words += ["--count", str(count), "--exact", str(exact), *(["--average", average] if average else [])]
+    words += ["--seed", str(seed)]
     found = study_surveys(
-        loaded, chosen, folder=output, counts=(count, exact), seed=seed, device=device, command=shlex.join(words),
-        progress=not quiet,
+        loaded, chosen, folder=output, counts=(count, exact), average=read_averages(average), seed=seed, device=device,
+        command=shlex.join(words), progress=not quiet,
     )  # fmt: skip
     _draw(found, output)
     run.finish(output, [weights_path(name) for name in networks], count * len(chosen))

@@ -73,6 +73,10 @@ def train(
     bfloat16: Annotated[
         bool, typer.Option("--bfloat16", help="The network computes in bfloat16, where the hardware has it.")
     ] = False,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Begin with these weights instead of random ones: a network that ships, or a file."),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint, if there is one.")] = True,
     seed: Seed = 1,
     device: Device = "cpu",
@@ -86,6 +90,7 @@ def train(
     run = begin(context)
     import dataclasses
 
+    from galstress.networks import Network
     from galstress.recipes import load_recipe
 
     chosen = load_recipe(recipe).with_psfs(psfs)
@@ -98,11 +103,16 @@ def train(
     if bfloat16:
         schedule = dataclasses.replace(chosen.schedule, bfloat16=True)
         chosen, made = dataclasses.replace(chosen, schedule=schedule), f"{made}-bfloat16"
+    begun = None if start is None else Network.load(start)
+    if start is not None:
+        made = f"{made}-from-{Path(start).stem}"
     # all of it in its name: what another run left is never mistaken for this one's
     checkpoint = checkpoint or output.with_name(f"{output.stem}.{made}.checkpoint.safetensors")
     if not resume:
         checkpoint.unlink(missing_ok=True)
-    network, losses = chosen.train(seed=seed, steps=steps, checkpoint=checkpoint, device=device, progress=not quiet)
+    network, losses = chosen.train(
+        seed=seed, steps=steps, start=begun, checkpoint=checkpoint, device=device, progress=not quiet
+    )
     network.to("cpu").save(output)
     run.finish(output, [output], checkpoint=checkpoint.name, steps=len(losses), loss=losses[-1])
     run.say(f"{output}: {len(losses)} steps, loss {sum(losses[-100:]) / len(losses[-100:]):.3f}")

@@ -29,6 +29,9 @@ Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder; what is th
 Width = Annotated[float, typer.Option(help="Of the backbone, in units of its usual channels.")]
 Images = Annotated[int, typer.Option(min=2, help="Images a step.")]
 Stamp = Annotated[int, typer.Option(min=32, help="Side of the images that networks see, in pixels.")]
+Averages = Annotated[
+    str, typer.Option(help="Also averaged over so many turns and mirrors: 8, 32, or 8,32. So many times the work.")
+]
 
 app = typer.Typer()
 study = typer.Typer(help="Questions that take many runs, a folder a study, each resumable.", no_args_is_help=True)
@@ -257,6 +260,22 @@ def read_counts(text: str) -> list[int]:
     if not words or not all(word.isdecimal() for word in words):
         raise InputError(f"--counts {text}", "whole numbers with commas between them", "give 0,10,50")
     return [int(word) for word in words]
+
+
+def read_averages(text: str) -> list[int]:
+    """Numbers of turns, with commas between them.
+
+    Example:
+        >>> read_averages("8,32"), read_averages("")
+        ([8, 32], [])
+    """
+    from galstress.prediction import count_turns
+
+    try:
+        numbers = [int(each) for each in text.split(",") if each.strip()]
+    except ValueError:
+        raise InputError(f"--average {text}", "numbers with commas between them", "give 8,32") from None
+    return [count_turns(number) for number in dict.fromkeys(numbers) if number]
 
 
 def write_command(name: str, arguments: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import typer
 
 from galstress.cli.drawing import save_figures
 from galstress.cli.running import Device, Quiet, Seed, begin, weights_path
-from galstress.cli.studying import Folder, read_names, study
+from galstress.cli.studying import Averages, Folder, read_averages, read_names, study
 from galstress.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ def rotation(
     ] = None,
     count: Annotated[int, typer.Option(min=50, help="Galaxies of each survey, a multiple of 50.")] = 500,
     angles: Annotated[int, typer.Option(min=3, help="Even ones over a circle.")] = 36,
-    average: Annotated[
-        str, typer.Option(help="Also averaged over so many turns and mirrors: 8, 32, or 8,32. So many times the work.")
-    ] = "",
+    average: Averages = "",
     kinds: Annotated[
         str,
         typer.Option(
@@ -71,7 +69,7 @@ def rotation(
     from galstress.networks import Network
     from galstress.studies.rotation import find_fields, study_rotation
 
-    averages = _read_averages(average)
+    averages = read_averages(average)
     loaded = {}
     for name in networks:
         network = Network.load(name).to(device)
@@ -92,22 +90,6 @@ def rotation(
     run.finish(output / "summary.json", [weights_path(name) for name in networks])
     run.say(f"{output / 'summary.json'}: {count} galaxies at {angles} angles, {len(found.summary['bar'])} rows")
     run.say(found.sentence)
-
-
-def _read_averages(text: str) -> list[int]:
-    """Numbers of turns, with commas between them.
-
-    Example:
-        >>> _read_averages("8,32"), _read_averages("")
-        ([8, 32], [])
-    """
-    from galstress.prediction import count_turns
-
-    try:
-        numbers = [int(each) for each in text.split(",") if each.strip()]
-    except ValueError:
-        raise InputError(f"--average {text}", "numbers with commas between them", "give 8,32") from None
-    return [count_turns(number) for number in dict.fromkeys(numbers) if number]
 
 
 def _film(network: Network, field: Field, row: int, frames: int, folder: Path, name: str) -> None:

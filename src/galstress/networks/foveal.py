@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -137,9 +137,15 @@ class Foveal(nn.Module):
 
         Masked pixels take the value of the pixel opposite the centre, and 0 where that is masked too.
         """
+        return next(Foveal.inputs_at(cutouts, [turn]))
+
+    @staticmethod
+    def inputs_at(cutouts: Cutouts, turns: Sequence[int]) -> Iterator[FovealInputs]:
+        """The same at several elements, for less than each of them alone."""
         rms = _rms(cutouts)
         field, centre = _field(fill_masked(cutouts.images, cutouts.mask) / rms[:, None, None])
-        return _look(field, _told(cutouts), rms, centre, turn)
+        told = _told(cutouts)
+        yield from (_look(field, told, rms, centre, turn) for turn in turns)
 
     @staticmethod
     def inputs_of(batches: Sequence[Cutouts]) -> FovealInputs:

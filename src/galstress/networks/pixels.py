@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -65,19 +65,28 @@ class PixelNetwork(nn.Module):
                 masked, too.
             turn: Element 0 to 7 of the quarter turns and mirrors (:func:`galstress.heads.turn_internal`).
         """
+        return next(self.inputs_at(cutouts, [turn]))
+
+    def inputs_at(self, cutouts: Cutouts, turns: Sequence[int]) -> Iterator[PixelInputs]:
+        """The same at several elements, for less than each of them alone."""
         height, width = cutouts.images.shape[1:]
         centre = ((width - 1) / 2, (height - 1) / 2)
         rms = cutouts.sky_rms.clamp_min(torch.finfo(torch.float32).tiny)
         stamps = _crop(fill_masked(cutouts.images, cutouts.mask), self.stamp_px)
-        stamps = torch.rot90(stamps.flip(2) if turn >= 4 else stamps, turn % 4, (2, 1))
         own = 10 ** (0.4 * (self.zero_point_mag - cutouts.survey.zero_point_mag))
         one = torch.ones_like(rms)
-        if self.pixels == "raw":
-            return PixelInputs(self.show(stamps * own, None), Reference(one / (own * rms), one, centre, rms))
-        stamps = stamps / rms[:, None, None]
-        # on what the network sees: a wider aperture would mean something else for stamps that are wider
-        flux, size = measure_aperture(stamps) if self.MEASURES else (one, one)
-        return PixelInputs(self.show(stamps, size**2 / flux), Reference(flux, size, centre, rms))
+        if self.pixels == "raw" or not self.MEASURES:  # the views turn, and nothing else
+            is_raw = self.pixels == "raw"
+            views = self.show(stamps * own if is_raw else stamps / rms[:, None, None], None if is_raw else one)
+            reference = Reference(one / (own * rms) if is_raw else one, one, centre, rms)
+            yield from (PixelInputs(_turned(views, turn), reference) for turn in turns)
+            return
+        for turn in turns:
+            turned = _turned(stamps, turn) / rms[:, None, None]
+            # on what the network sees: a wider aperture would mean something else for stamps that are wider; and at
+            # every turn: on an odd side its centre lies half a pixel off (galstress.networks.foveal)
+            flux, size = measure_aperture(turned)
+            yield PixelInputs(self.show(turned, size**2 / flux), Reference(flux, size, centre, rms))
 
     def inputs_of(self, batches: Sequence[Cutouts]) -> PixelInputs:
         """The same for several surveys as one batch."""
@@ -109,6 +118,11 @@ class PixelNetwork(nn.Module):
             brightness: (N,) inverse of the mean surface brightness that was measured, or None for raw pixels.
         """
         raise NotImplementedError
+
+
+def _turned(images: Tensor, element: int) -> Tensor:
+    """(..., S, S) images at an element of the quarter turns and mirrors."""
+    return torch.rot90(images.flip(-1) if element >= 4 else images, element % 4, (-1, -2))
 
 
 def _crop(images: Tensor, side: int) -> Tensor:

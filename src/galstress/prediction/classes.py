@@ -11,7 +11,7 @@ from galstress.cutouts import Cutouts, Flag
 from galstress.heads import Classes
 from galstress.networks.network import Network
 from galstress.prediction.judging import UNUSABLE, flag_images, flag_scale, name_of, read_prior
-from galstress.prediction.turns import Turn, turn_field
+from galstress.prediction.turns import Turn, look_at_turns
 
 __all__ = ["predict_classes"]
 
@@ -20,9 +20,8 @@ def predict_classes(network: Network, cutouts: Cutouts, turns: Sequence[Turn]) -
     """One batch, averaged over turns and mirrors."""
     flags = flag_images(cutouts)
     total = 0.0
-    for turn, turned in turn_field(network, cutouts, turns):
-        raw = network.head(network.backbone(network.backbone.inputs(turned, turn.element)))
-        total = total + network.head.probabilities(raw).double()
+    for _, _, inputs in look_at_turns(network, cutouts, turns):
+        total = total + network.head.probabilities(network.head(network.backbone(inputs))).double()
     probabilities = (torch.as_tensor(total) / len(turns)).cpu().numpy()
     bad = ((flags & UNUSABLE) != 0) | ~np.isfinite(probabilities).all(1)
     flags[bad & ((flags & UNUSABLE) == 0)] |= int(Flag.ALL_MASKED)

@@ -13,7 +13,7 @@ from galstress.cutouts import Cutouts, Flag
 from galstress.heads import INTERNAL_NAMES, Prediction, Reference, turn_internal
 from galstress.networks.network import Network
 from galstress.prediction.judging import UNUSABLE, flag_domain, flag_images, name_of, read_prior
-from galstress.prediction.turns import Turn, turn_field
+from galstress.prediction.turns import Turn, look_at_turns
 from galstress.turning import array_centre, rotation_matrix
 
 __all__ = ["empty_parameters", "predict_parameters"]
@@ -27,8 +27,7 @@ def predict_parameters(network: Network, cutouts: Cutouts, turns: Sequence[Turn]
     """One batch, averaged over turns and mirrors."""
     flags = flag_images(cutouts)
     means, covariances, clouds, reference = [], [], [], None
-    for turn, turned in turn_field(network, cutouts, turns):
-        inputs = network.backbone.inputs(turned, turn.element)
+    for turn, turned, inputs in look_at_turns(network, cutouts, turns):
         reference = _in_stamp(inputs.reference, turned, cutouts) if reference is None else reference
         raw = network.head(network.backbone(inputs))
         mean, covariance = network.head.posterior(raw)

@@ -14,7 +14,7 @@ from galstress.heads import Samples
 from galstress.networks.network import Network
 from galstress.prediction.dropout import draw_raw
 from galstress.prediction.judging import UNUSABLE, flag_domain, flag_images, flag_scale, name_of, read_prior
-from galstress.prediction.turns import Turn, turn_field
+from galstress.prediction.turns import Turn, look_at_turns
 
 __all__ = ["predict_samples"]
 
@@ -33,8 +33,7 @@ def predict_samples(network: Network, cutouts: Cutouts, turns: Sequence[Turn], c
         return _pack(network, cutouts, flags, np.zeros((0, count, 3), np.float32))
     clouds, reference, places = [], None, []
     normal = _draw_normal(max(count // len(turns), 1)).to(cutouts.images.device)
-    for turn, turned in turn_field(network, cutouts, turns):
-        inputs = network.backbone.inputs(turned, turn.element)
+    for _, _, inputs in look_at_turns(network, cutouts, turns):
         reference = inputs.reference if reference is None else reference
         # every turn drops the same units: else an answer would not be that of the turned image
         raw = draw_raw(network, inputs, -(-len(normal) // _A_PASS))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from galstress.cutouts import Cutouts
 from galstress.errors import InputError
 from galstress.networks.network import Network
 from galstress.turning import crop_centre, side_for_turns, turn_pixels, turned_side
 
-__all__ = ["Turn", "count_turns", "list_turns", "turn_field"]
+__all__ = ["Turn", "count_turns", "list_turns", "look_at_turns"]
 
 _QUARTERS = 8
 _MOST = 64
@@ -56,8 +57,8 @@ def list_turns(count: int) -> list[Turn]:
     return [Turn(element, 90.0 * step / angles) for step in range(angles) for element in range(min(count, _QUARTERS))]
 
 
-def turn_field(network: Network, cutouts: Cutouts, turns: Sequence[Turn]) -> Iterator[tuple[Turn, Cutouts]]:
-    """Cutouts as each turn shows them, but for its quarter turn or mirror, which the backbone makes.
+def look_at_turns(network: Network, cutouts: Cutouts, turns: Sequence[Turn]) -> Iterator[tuple[Turn, Cutouts, Any]]:
+    """Every turn, the cutouts at its angle, and what the backbone takes of them at its quarter turn or mirror.
 
     Where pixels are interpolated, all angles show the largest square that lies in the stamp at any of them, so that no
     corner is empty.
@@ -65,20 +66,17 @@ def turn_field(network: Network, cutouts: Cutouts, turns: Sequence[Turn]) -> Ite
     Raises:
         InputError: That square is smaller than what the network looks at.
     """
-    side = None
-    if any(turn.angle_deg for turn in turns):
-        side = _find_side(network, cutouts)
-    angle, turned = None, cutouts
-    for turn in turns:
-        if turn.angle_deg != angle:
-            angle = turn.angle_deg
-            turned = turn_pixels(cutouts, angle) if angle else cutouts
-            turned = turned if side is None else crop_centre(turned, side)
-        yield turn, turned
+    side = _find_side(network, cutouts) if any(turn.angle_deg for turn in turns) else None
+    for angle, group in itertools.groupby(turns, key=lambda turn: turn.angle_deg):
+        at_angle, turned = list(group), cutouts
+        if side is not None:
+            turned = turn_pixels(cutouts, angle, side) if angle else crop_centre(cutouts, side)
+        seen = network.backbone.inputs_at(turned, [turn.element for turn in at_angle])
+        yield from ((turn, turned, inputs) for turn, inputs in zip(at_angle, seen, strict=True))
 
 
 def _find_side(network: Network, cutouts: Cutouts) -> int:
-    """Of the square."""
+    """Of the square; an error where it is smaller than what the network looks at."""
     height, width = cutouts.images.shape[1:]
     least = getattr(network.backbone, "stamp_px", _LEAST_SIDE)
     side = turned_side(min(height, width))

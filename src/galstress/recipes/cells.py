@@ -25,12 +25,13 @@ def _cell(
 ) -> Recipe:
     """One cell; the backbone is the first word of its name."""
     backbone, at_once = name.partition("-")[0], 2
+    rate = 1e-3 if backbone == "gamornet" else 7e-4
     return Recipe(
         name=f"{name}-improved",
         surveys=surveys,
         stamps=dict.fromkeys(surveys, (stamp_px,)),
         backbone={"name": backbone, "stamp_px": stamp_px, "width": width, "pixels": "sky"},
-        schedule=Schedule(steps=steps, learning_rate=1e-3, warm_up=300, cool_down=0.6, weight_decay=1e-3),
+        schedule=Schedule(steps=steps, learning_rate=rate, warm_up=300, cool_down=0.9, weight_decay=1e-3),
         head="classes" if backbone == "gamornet" else "triple",
         at_once=at_once, per_survey=batch // at_once, block=256, exposures=16, neighbour_share=0.25, cut_share=0.05,
         faintest_snr=0.0 if backbone == "gamornet" else 6.0, structured_share=0.25, nominal_share=0.5,

@@ -146,6 +146,7 @@ class Recipe:
         *,
         seed: int = 1,
         steps: int | None = None,
+        start: Network | None = None,
         checkpoint: Path | None = None,
         device: torch.device | str = "cpu",
         progress: bool = False,
@@ -155,22 +156,42 @@ class Recipe:
         Arguments:
             seed: Of the first weights and of everything drawn.
             steps: Instead of the recipe's own number.
+            start: A trained network of the recipe's architecture whose weights and scaling to begin with; left as it
+                is. With another seed than its own it sees other galaxies.
             checkpoint: File to write on the way, and to go on from where it exists.
             device: Where to draw and to train.
             progress: Show steps, loss and time left.
+
+        Raises:
+            InputError: ``start`` is of another architecture, or see :func:`galstress.training.train`.
         """
         schedule = dataclasses.replace(self.schedule, steps=steps or self.schedule.steps)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             settings = {key: value for key, value in self.backbone.items() if key != "name"}
             network = Network.build(self.backbone["name"], self.head, **settings).to(device)
+        if start is not None:
+            self._begin_with(network, start)
 
         def draw(step: int) -> list[Lesson]:
             return self.draw(step, seed=seed, device=device)
 
         network, losses = train(network, draw, schedule, checkpoint=checkpoint, progress=progress)
         self.calibrate(network, seed=seed, device=device)
-        return network.with_metadata(**self.describe(seed, losses)), losses
+        said = self.describe(seed, losses)
+        if start is not None:
+            before = start.metadata.get("training", {})
+            said["training"]["start"] = {"name": start.metadata.get("name", "")} | {
+                key: before[key] for key in ("recipe", "seed", "steps", "images", "start") if key in before
+            }
+        return network.with_metadata(**said), losses
+
+    def _begin_with(self, network: Network, start: Network) -> None:
+        """Give a fresh network the weights and the scaling of a trained one."""
+        own, other = ({key: of.metadata[key] for key in ("backbone", "head")} for of in (network, start))
+        if own != other:
+            raise InputError(f"weights of {other}", f"{own}, as {self.name} has it", "give others, or none")
+        network.modules().load_state_dict(start.modules().state_dict())
 
     def calibrate(self, network: Network, *, seed: int, steps: int = 24, device: torch.device | str = "cpu") -> Tensor:
         """Set error bars or probabilities on so many steps' worth of galaxies, of other seeds than the training's."""

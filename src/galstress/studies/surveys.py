@@ -61,6 +61,7 @@ def study_surveys(
     *,
     folder: str | Path,
     counts: tuple[int, int] = (2000, 200),
+    average: Sequence[int] = (),
     seed: int = 1,
     device: str = "cpu",
     command: str = "",
@@ -74,6 +75,8 @@ def study_surveys(
         folder: Where to; made if missing. Every network on every sample is a file below ``cells`` and is not made
             again by the next run; ``summary.json`` is written at the end.
         counts: Galaxies of each sample; and the first of them for which the exact posterior is found, 0 for none.
+        average: Every network also averaged over so many turns and mirrors (:func:`galstress.predict`), as a method of
+            its own: "gampen-hsc, 8 turns".
         seed: Of the galaxies, in no training's reach.
         device: Where to compute.
         command: What the summary says this was started by.
@@ -91,7 +94,7 @@ def study_surveys(
         came = f"{len(networks)} networks, counts {counts}"
         raise InputError(came, "one network or more, 20 galaxies or more", "give counts=(2000, 200)")
     found = [find_sample(name) for name in samples]
-    run = _Run(networks, counts, seed, device)
+    run = _Run(networks, counts, (0, *average), seed, device)
     jobs = [job for sample in found for job in run.list_jobs(sample)]
     records = list(keep(jobs, Path(folder) / "cells", progress=progress).values())
     rows: dict[str, list[dict[str, Any]]] = {
@@ -113,19 +116,24 @@ def study_surveys(
 class _Run:
     """Networks, sizes and seed of a study."""
 
-    def __init__(self, networks: Mapping[str, Network], counts: tuple[int, int], seed: int, device: str) -> None:
-        self.networks, self.counts, self.seed, self.device = networks, counts, seed, device
+    def __init__(
+        self, networks: Mapping[str, Network], counts: tuple[int, int], averages: Sequence[int], seed: int, device: str
+    ) -> None:
+        self.networks, self.counts, self.averages = networks, counts, averages
+        self.seed, self.device = seed, device
 
     def list_jobs(self, sample: Sample) -> list[Job]:
         """Every network that knows the sample's pixels, and the best possible where the prior is known."""
         jobs = []
-        for name, network in self.networks.items():
+        for (name, network), turns in itertools.product(self.networks.items(), self.averages):
             if knows_scale(network, sample.survey):
                 weights = [float(parameter.detach().double().sum()) for parameter in network.parameters()]
-                mark = digest(weights, sample.name, self.counts[0], self.seed)
-                measure = functools.partial(predict, network, device=self.device)
-                work = functools.partial(self.measure, name, sample, measure, self.counts[0])
-                jobs.append(Job(f"{name}-on-{sample.name}", mark, work))
+                mark = digest(weights, sample.name, self.counts[0], self.seed, *([turns] if turns else []))
+                measure = functools.partial(predict, network, average=turns, device=self.device)
+                method = f"{name}, {turns} turns" if turns else name
+                work = functools.partial(self.measure, method, sample, measure, self.counts[0])
+                file = f"{name}-averaged{turns}" if turns else name
+                jobs.append(Job(f"{file}-on-{sample.name}", mark, work, weight=max(turns, 1)))
         if sample.population is not None and self.counts[1]:
             measure = functools.partial(sample_at_truth, prior=sample.population, seed=self.seed)
             work = functools.partial(self.measure, BEST, sample, measure, self.counts[1])
