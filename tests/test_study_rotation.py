@@ -21,7 +21,7 @@ from galstress.report.studies import report_studies
 from galstress.studies import turns
 from galstress.studies.films import film
 from galstress.studies.rotation import _share, find_fields, study_rotation
-from galstress.studies.turns import Field, ask, list_quantities, measure_decisions, measure_shifts, turn
+from galstress.studies.turns import Field, _turns_evenly, ask, list_quantities, measure_decisions, measure_shifts, turn
 from galstress.survey import Survey
 
 FEW = 6
@@ -213,6 +213,24 @@ def test_averaged_over_the_eight_turns_a_quarter_turn_moves_nothing(study):
     assert np.asarray(single["largest"]).max() > 1e-5
 
 
+@pytest.mark.parametrize("name", ["classes", "modes"])
+def test_averages_are_asked_at_angles_of_one_quarter_since_the_others_answer_the_same(networks, name):
+    clean, noise = small_field(stamp_px=58).draw(0)
+    network = networks[name]
+    every = [ask(network, cutouts, 8)[1] for _, cutouts in turn(clean, noise, ["redrawn"], 8)]
+    quarter = [ask(network, cutouts, 8)[1] for _, cutouts in turn(clean, noise, ["redrawn"], 8, is_even=True)]
+    assert (len(every), len(quarter)) == (8, 2)
+    for place, answer in enumerate(every):
+        np.testing.assert_allclose(answer, quarter[place % 2], rtol=2e-3, atol=1e-4)
+    assert not np.allclose(every[0], every[1], rtol=1e-3)
+    assert _turns_evenly(network, small_field(stamp_px=58))
+    assert not _turns_evenly(network, small_field(stamp_px=57))  # its square lies half a pixel off
+    # where noise stays behind, or angles are no multiple of four, every angle is asked
+    kinds = [kind for kind, _ in turn(clean, noise, ["redrawn", "noisy"], 8, is_even=True)]
+    assert (kinds.count("redrawn"), kinds.count("noisy")) == (2, 8)
+    assert len(list(turn(clean, noise, ["redrawn"], 9, is_even=True))) == 9
+
+
 def test_what_is_there_is_not_made_again_and_more_adds_to_it(study, networks, monkeypatch):
     folder, found = study
     asked = {"modes": (networks["modes"], find_fields(networks["modes"]))}
@@ -227,6 +245,15 @@ def test_what_is_there_is_not_made_again_and_more_adds_to_it(study, networks, mo
     assert made == [2]
     with pytest.raises(InputError, match="other data or settings"):
         study_rotation(asked, folder=folder, size=(2 * FEW, 4), kinds=WAYS)
+
+
+def test_averages_alone_leave_out_the_single_pass(networks, tmp_path):
+    field = small_field(stamp_px=56)
+    options = {"folder": tmp_path, "size": (FEW, 4), "kinds": ["redrawn"]}
+    found = study_rotation({"classes": (networks["classes"], [field])}, average=[8], single=False, **options)
+    assert {row["averaged"] for row in found.summary["bar"]} == {8}
+    with pytest.raises(InputError, match="0 answers"):
+        study_rotation({"classes": (networks["classes"], [field])}, single=False, **options)
 
 
 def test_what_cannot_be_done_is_said(networks, tmp_path):

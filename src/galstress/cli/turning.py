@@ -45,6 +45,7 @@ def rotation(
     count: Annotated[int, typer.Option(min=50, help="Galaxies of each survey, a multiple of 50.")] = 500,
     angles: Annotated[int, typer.Option(min=3, help="Even ones over a circle.")] = 36,
     average: Averages = "",
+    single: Annotated[bool, typer.Option(help="One pass each, too.")] = True,
     kinds: Annotated[
         str,
         typer.Option(
@@ -80,8 +81,8 @@ def rotation(
     if len(loaded) < len(networks):
         raise InputError(f"networks {', '.join(networks)}", "names that differ", "rename a file, or give it once")
     found = study_rotation(
-        loaded, folder=output, size=(count, angles), kinds=read_names(kinds), average=averages, device=device,
-        command=_write_command(networks, run.arguments), progress=not quiet,
+        loaded, folder=output, size=(count, angles), kinds=read_names(kinds), average=averages, single=single,
+        device=device, command=_write_command(networks, run.arguments), progress=not quiet,
     )  # fmt: skip
     save_figures(lambda theme: _draw(found, theme), output)
     for row in film or []:
@@ -127,10 +128,14 @@ def _write_command(networks: list[str], options: Mapping[str, object]) -> str:
     Example:
         >>> _write_command(["foveal"], {"output": Path("a"), "film": [3], "survey": (), "average": "8"})
         'galstress study rotation foveal --output a --film 3 --average 8'
+        >>> _write_command(["foveal"], {"average": "32", "single": False})
+        'galstress study rotation foveal --average 32 --no-single'
     """
     words = ["galstress", "study", "rotation", *networks]
     for name, value in options.items():
-        if name in ("networks", "quiet") or value is None or value is False or value == "":
+        if name == "single" and value is False:
+            words += ["--no-single"]
+        if name in ("networks", "quiet", "single") or value is None or value is False or value == "":
             continue
         for each in value if isinstance(value, list | tuple) else [value]:
             words += [f"--{name}"] if each is True else [f"--{name}", str(each)]

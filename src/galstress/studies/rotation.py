@@ -99,6 +99,7 @@ def study_rotation(
     size: tuple[int, int] = (500, 36),
     kinds: Sequence[str] = tuple(KINDS),
     average: Sequence[int] = (),
+    single: bool = True,
     device: str = "cpu",
     command: str = "",
     progress: bool = False,
@@ -113,6 +114,7 @@ def study_rotation(
         size: Galaxies of each survey, a multiple of fifty, and angles, three or more.
         kinds: Ways to turn, of :data:`galstress.studies.turns.KINDS`.
         average: Also averages over so many turns and mirrors: 8, or more (:func:`galstress.predict`).
+        single: Also one pass each; for a network with dropout it takes as long as an average over 32 turns.
         device: Where to compute.
         command: What the summary says this was started by.
         progress: Show what is done, and the time left (on stderr).
@@ -125,11 +127,10 @@ def study_rotation(
     square (``rms``): of radius and flux relative to the mean, of B/T and of probabilities on their full scale of 1.
     """
     count, angles = size
-    if count < BLOCK or count % BLOCK or angles < 3 or not networks:
-        came = f"{len(networks)} networks, {count} galaxies at {angles} angles"
-        raise InputError(
-            came, f"a network, a multiple of {BLOCK} galaxies, three angles", "give 500 galaxies, 36 angles"
-        )
+    if count < BLOCK or count % BLOCK or angles < 3 or not networks or not (single or average):
+        came = f"{len(networks)} networks, {count} galaxies at {angles} angles, {int(single) + len(average)} answers"
+        allowed = f"a network, a multiple of {BLOCK} galaxies, three angles, one pass or an average"
+        raise InputError(came, allowed, "give 500 galaxies, 36 angles")
     for kind in kinds:
         if kind not in KINDS:
             raise UnknownNameError("way to turn", kind, tuple(KINDS))
@@ -137,7 +138,7 @@ def study_rotation(
         _Cell(name, network, field, averaged)
         for name, (network, fields) in networks.items()
         for field in fields
-        for averaged in (0, *average)
+        for averaged in ([0] if single else []) + list(average)
     ]
     blocks = range(count // BLOCK)
     jobs = [cell.job(block, kinds, (angles, device)) for block in blocks for cell in cells]
@@ -155,7 +156,7 @@ def study_rotation(
         "intervals": f"{_LEVEL:.0%} over galaxies: {_RESAMPLINGS} resamplings for quantiles, Wilson's for shares",
         "kinds": {kind: KINDS[kind] for kind in kinds},
         "shift": "deviation from the mean over angles: largest, and rms over angles; relative for radius and flux",
-        "surveys": [cell.describe() for cell in cells if not cell.averaged],
+        "surveys": [cell.describe() for cell in cells if cell.averaged == cells[0].averaged],
         "bar": bar, "shifts": rows, "decisions": [row for cell in cells for row in cell.list_decisions(found[cell])],
         "worst": [row for cell in cells for row in cell.list_worst(found[cell])], "versions": list_versions(),
     }  # fmt: skip

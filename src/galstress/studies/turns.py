@@ -121,7 +121,9 @@ class Field:
         raise InputError(came, "a population that the survey sees", "choose another survey, or a smaller --snr")
 
 
-def turn(clean: Cutouts, noise: Tensor, kinds: Sequence[str], angles: int) -> Iterator[tuple[str, Cutouts]]:
+def turn(
+    clean: Cutouts, noise: Tensor, kinds: Sequence[str], angles: int, *, is_even: bool = False
+) -> Iterator[tuple[str, Cutouts]]:
     """Galaxies at every angle, kind by kind as they come: a redrawn one serves with and without noise.
 
     Arguments:
@@ -129,12 +131,16 @@ def turn(clean: Cutouts, noise: Tensor, kinds: Sequence[str], angles: int) -> It
         noise: (N, H, W) in units of its sigma.
         kinds: Of :data:`KINDS`.
         angles: Even ones over a circle; the quarter turns are always four.
+        is_even: Answers are the same at an angle and a quarter turn from it where nothing but the galaxy turns: redrawn
+            ones without noise come at the angles of the first quarter only, where these make up all.
     """
     amounts = [360.0 * k / angles for k in range(angles)]
+    is_even = is_even and angles % 4 == 0
     for angle in amounts:
-        if "redrawn" in kinds or "noisy" in kinds:
+        with_clean = "redrawn" in kinds and (angle < 90 or not is_even)
+        if with_clean or "noisy" in kinds:
             redrawn = PERTURBATIONS["redrawn-rotation"](clean, angle)
-            if "redrawn" in kinds:
+            if with_clean:
                 yield "redrawn", redrawn
             if "noisy" in kinds:
                 yield "noisy", _expose(redrawn, noise)
@@ -244,7 +250,8 @@ def measure_block(
     assert clean.truth is not None
     answers: dict[str, list[Array]] = {kind: [] for kind in kinds}
     said = ""
-    for kind, turned in turn(clean, noise, kinds, angles):
+    is_even = average >= 8 and _turns_evenly(network, field)
+    for kind, turned in turn(clean, noise, kinds, angles, is_even=is_even):
         said, values = ask(network, turned, average, device)
         answers[kind].append(values)
     record: dict[str, Any] = {"answer": said, "snr": _list(np.asarray(clean.truth["snr"], float)), "kinds": {}}
@@ -258,6 +265,15 @@ def measure_block(
                 cut: {name: _list(each) for name, each in found.items()} for cut, found in decided.items()
             }
     return record
+
+
+def _turns_evenly(network: Network, field: Field) -> bool:
+    """Whether a galaxy drawn a quarter turn further is the same image turned, to a network averaged over quarters.
+
+    The PSF is round, and what the network looks at is centred on the stamp: sides that are both even or both odd.
+    """
+    psf, side = field.survey.psf, getattr(network.backbone, "stamp_px", 0)
+    return psf.e1 == psf.e2 == 0 and (field.stamp_px - side) % 2 == 0
 
 
 def _list(values: Array) -> Any:  # noqa: ANN401 (a list of numbers, or of lists)
