@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ def turned_side(stamp_px: int) -> int:
 def crop_centre(cutouts: Cutouts, side_px: int) -> Cutouts:
     """The central square of stamps, without tables that hold places; its parity is the stamps'."""
     names = ("images", "variance", "mask", "neighbour_mask")
-    pixels = {name: _central(getattr(cutouts, name), side_px) for name in names}
+    pixels: dict[str, Any] = {name: _central(getattr(cutouts, name), side_px) for name in names}
     return dataclasses.replace(cutouts, **pixels, wcs=None, truth=None, neighbours=None)
 
 

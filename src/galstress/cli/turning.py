@@ -87,15 +87,16 @@ def rotation(
     save_figures(lambda theme: _draw(found, theme), output)
     for row in film or []:
         for name, (network, fields) in loaded.items():
-            _film(network, fields[0], row, angles, output, f"film-{name}-{row}".replace(".", "-"))
+            turns = max(averages, default=0 if single else 8)
+            _film(network, fields[0], row, (angles, turns), output, f"film-{name}-{row}".replace(".", "-"))
     run.finish(output / "summary.json", [weights_path(name) for name in networks])
     run.say(f"{output / 'summary.json'}: {count} galaxies at {angles} angles, {len(found.summary['bar'])} rows")
     run.say(found.sentence)
 
 
-def _film(network: Network, field: Field, row: int, frames: int, folder: Path, name: str) -> None:
-    """Record of a film, and the film itself as .mp4."""
-    from galstress.figures import choose_stretch, write_film
+def _film(network: Network, field: Field, row: int, how: tuple[int, int], folder: Path, name: str) -> None:
+    """Record of a film, the film itself as .mp4, and a still; ``how``: frames, turns that answers are averaged over."""
+    from galstress.figures import choose_stretch, draw_frame, write_film
     from galstress.report.records import read_film
     from galstress.report.stability import make_strip
     from galstress.studies.films import film
@@ -103,9 +104,12 @@ def _film(network: Network, field: Field, row: int, frames: int, folder: Path, n
 
     clean, _ = field.draw(row // BLOCK)
     title = f"A simulated galaxy of {field.survey.name} without noise, row {row}, drawn again at each angle"
-    film(network, clean.select([row % BLOCK]), "redrawn-rotation", frames, folder, name, title=title)
+    one = clean.select([row % BLOCK])
+    film(network, one, "redrawn-rotation", how[0], folder, name, title=title, average=how[1])
     strip = make_strip(read_film(folder / name))
-    write_film(strip, choose_stretch(strip.image[0], field.survey.sky_rms), folder / f"{name}.mp4")
+    stretch = choose_stretch(strip.image[0], field.survey.sky_rms)
+    write_film(strip, stretch, folder / f"{name}.mp4")
+    save_figures(lambda theme: {name: draw_frame(strip, stretch, theme=theme)[0]}, folder)
 
 
 def _draw(found: RotationStudy, theme: Theme) -> Mapping[str, Figure]:

@@ -54,6 +54,7 @@ def film(
     name: str,
     *,
     title: str,
+    average: int = 8,
     device: str = "cpu",
 ) -> None:
     """Turn one galaxy through a circle, measure it at every angle, and write the film's record.
@@ -61,18 +62,19 @@ def film(
     It shows B/T, radius and flux of a posterior, or the probabilities of a classifier, which have no band.
 
     Arguments:
-        network: Measures, averaged over the eight turns and mirrors.
+        network: Measures.
         one: One galaxy.
         kind: ``redrawn-rotation`` (simulated galaxies) or ``interpolated-rotation`` (any).
         frames: Angles, evenly over 360 degrees.
         folder: The records.
         name: Name of the record; ``film`` is the one that the page begins with.
         title: What is shown, in words.
+        average: Turns and mirrors that an answer is averaged over (:func:`galstress.predict`); 0: one pass.
         device: Where to compute.
     """
     angles = np.arange(frames) * 360.0 / frames
     turned = [PERTURBATIONS[kind](one, float(angle)) for angle in angles]
-    prediction = predict(network, Cutouts.concatenate(turned), average=True, device=device)
+    prediction = predict(network, Cutouts.concatenate(turned), average=average, device=device)
     outputs, quantiles = _read_bands(prediction)
     images = torch.cat([each.images for each in turned]).cpu().numpy()
     truth = None if one.truth is None else _read_truth(one, outputs)
@@ -82,7 +84,7 @@ def film(
         radius_px = math.nan if one.truth is None else float(truth_values(one.truth, TRIPLE)[0, 1])
         radius_px /= one.survey.pixel_scale_arcsec
     about: dict[str, Any] = {
-        "title": f"{title}; answers averaged over eight turns and mirrors",
+        "title": f"{title}; answers " + (f"averaged over {average} turns and mirrors" if average else "of one pass"),
         "object_id": str(one.object_id[0]),
         "outputs": list(outputs),
         "pixel_scale_arcsec": one.survey.pixel_scale_arcsec,
